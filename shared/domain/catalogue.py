@@ -1,0 +1,114 @@
+"""What can be reached: provider, connection, model, deployment."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from shared.domain.money import Price
+
+
+class WireFormat(StrEnum):
+    OPENAI_CHAT = "openai-chat"
+
+
+class Auth(StrEnum):
+    """How a credential travels. `bearer`: `Authorization: Bearer …`; `none`: not at all."""
+
+    BEARER = "bearer"
+    X_API_KEY = "x-api-key"
+    NONE = "none"
+
+
+class Capability(StrEnum):
+    TEXT = "text"
+    VISION = "vision"
+    TOOLS = "tools"
+    JSON_SCHEMA = "json_schema"
+    REASONING = "reasoning"
+    AUDIO_INPUT = "audio_input"
+    EMBEDDINGS = "embeddings"
+
+
+class DataPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider says it does with prompts. None: it does not say."""
+
+    trains: bool | None = None
+    retention_days: int | None = None
+    region: str | None = None
+
+
+class Quirks(msgspec.Struct, frozen=True, kw_only=True):
+    """Deviations of a provider within its wire format, from a closed list: each has a name and a test."""
+
+    drop: tuple[str, ...] = ()
+    """Top-level request fields that the provider refuses; removed, and listed in `x-waystation-dropped`."""
+    rename: dict[str, str] = {}
+    """Top-level request fields under another name, e.g. max_completion_tokens → max_tokens."""
+    stream_usage: bool = True
+    """Whether `stream_options.include_usage` may be asked for."""
+    usage_in_choice: bool = False
+    """Usage arrives inside `choices[0]` of the last chunk (Moonshot)."""
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of a provider. `None` means unknown, which a hard budget refuses."""
+
+    model_id: str
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: frozenset[Capability] = frozenset({Capability.TEXT})
+    price: Price | None = None
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """A vendor's API as data (providers/catalogue/*.toml)."""
+
+    name: str
+    title: str
+    prefix: str
+    aliases: tuple[str, ...] = ()
+    base_url: str | None
+    wire_format: WireFormat = WireFormat.OPENAI_CHAT
+    auth: Auth = Auth.BEARER
+    endpoints: dict[str, str] = {"chat": "/chat/completions", "models": "/models"}
+    quirks: Quirks = Quirks()
+    data_policy: DataPolicy = DataPolicy()
+    models: dict[str, Model] = {}
+    source: str = ""
+    verified_on: str = ""
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """One credential (account) at a provider. Its secret stays sealed here; `upstream/credentials.py` opens it.
+
+    With no `models` of its own and none in the catalogue's provider, any model id passes.
+    """
+
+    connection_id: str
+    name: str
+    provider: str
+    prefix: str
+    base_url: str
+    organisation_id: str | None = None
+    """None: the installation's, for everybody. Otherwise only that organisation may use it."""
+    sealed_credential: bytes | None = None
+    credential_version: int = 0
+    models: dict[str, Model] = {}
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 300.0
+    idle_timeout_s: float = 120.0
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A model reached through a connection: what one attempt goes to."""
+
+    provider: Provider
+    connection: Connection
+    model: Model
+
+    @property
+    def name(self) -> str:
+        """`prefix/model-id`, as clients, logs and the ledger say it."""
+        return f"{self.connection.prefix}/{self.model.model_id}"

@@ -1,0 +1,86 @@
+"""Money: integer nano-USD, prices per million tokens, and what a usage costs.
+
+1 USD = 1_000_000_000 nano-USD. A price of $0.0375 per million tokens is 37_500_000 nano-USD per million: still an
+integer, so a cost is one integer sum, divided once and rounded up once. Floats never hold money.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+import msgspec
+
+from shared.domain.usage import Usage
+
+NanoUsd = int
+NANO_PER_USD = 1_000_000_000
+MTOK = 1_000_000
+MAX_USD = Decimal(9_000_000)
+"""Above this a double in Lua would no longer hold every nano-USD (2**53)."""
+
+
+def usd_to_nano(usd: str | int | Decimal) -> NanoUsd:
+    """`"5"`, `"0.0375"` → nano-USD. Raises ValueError when negative, not finite, above MAX_USD or finer than 1 nano."""
+    try:
+        amount = Decimal(usd)
+    except (InvalidOperation, TypeError, ValueError) as error:
+        raise ValueError(f"{usd!r} is not an amount of USD") from error
+    if not amount.is_finite() or amount < 0 or amount > MAX_USD:
+        raise ValueError(f"{usd} USD is not between 0 and {MAX_USD}")
+    nano = amount * NANO_PER_USD
+    if nano != nano.to_integral_value():
+        raise ValueError(f"{usd} USD is finer than one nano-USD")
+    return int(nano)
+
+
+def nano_to_usd(nano: NanoUsd) -> Decimal:
+    """Exact USD of a nano amount, for people and exports."""
+    return Decimal(nano) / NANO_PER_USD
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model costs: nano-USD per million tokens of each kind, and per request.
+
+    `None` means "no price of its own": cache reads and writes then cost what input costs, reasoning what output costs.
+    """
+
+    input_nano_per_mtok: int
+    output_nano_per_mtok: int
+    cache_read_nano_per_mtok: int | None = None
+    cache_write_nano_per_mtok: int | None = None
+    reasoning_nano_per_mtok: int | None = None
+    request_nano: int = 0
+    version: str = ""
+
+    @property
+    def dearest_input_nano_per_mtok(self) -> int:
+        """The most that one input token can cost, whichever way the provider's cache treats it."""
+        return max(
+            self.input_nano_per_mtok, self.cache_read_nano_per_mtok or 0, self.cache_write_nano_per_mtok or 0
+        )
+
+    @property
+    def dearest_output_nano_per_mtok(self) -> int:
+        """The most that one output token can cost, reasoning or not."""
+        return max(self.output_nano_per_mtok, self.reasoning_nano_per_mtok or 0)
+
+
+def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:
+    """Cost of `usage` at `price`, rounded up once to a whole nano-USD."""
+    cached, written = usage.cache_read_tokens, usage.cache_write_tokens
+    reasoning = usage.reasoning_tokens
+    plain_input = max(0, usage.input_tokens - cached - written)
+    plain_output = max(0, usage.output_tokens - reasoning)
+    cache_read = price.input_nano_per_mtok if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
+    cache_write = (
+        price.input_nano_per_mtok if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
+    )
+    thinking = price.output_nano_per_mtok if price.reasoning_nano_per_mtok is None else price.reasoning_nano_per_mtok
+    millionths = (
+        plain_input * price.input_nano_per_mtok
+        + cached * cache_read
+        + written * cache_write
+        + plain_output * price.output_nano_per_mtok
+        + reasoning * thinking
+    )
+    return -(-millionths // MTOK) + price.request_nano

@@ -1,0 +1,102 @@
+"""Usage of one call, and the usage event that books it exactly once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+MAX_TOKENS = 1_000_000_000
+"""No honest call reports more; anything above is a provider's fault and is clamped (new-api CVE-2026-71479)."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one call. `input_tokens` includes cached ones, `output_tokens` includes reasoning ones."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class EventKind(StrEnum):
+    """`estimated` books a reservation nobody settled; `adjustment` is what a late actual adds to an estimate."""
+
+    ACTUAL = "actual"
+    ESTIMATED = "estimated"
+    ADJUSTMENT = "adjustment"
+
+
+class UsageSource(StrEnum):
+    """Where an event's token counts come from."""
+
+    PROVIDER = "provider"
+    COUNTED = "counted"
+    RESERVED = "reserved"
+    NONE = "none"
+
+
+class Outcome(StrEnum):
+    """How the call ended, as the ledger tells it."""
+
+    OK = "ok"
+    CLIENT_GONE = "client_gone"
+    PROVIDER_ERROR = "provider_error"
+    PROVIDER_LIMIT = "provider_limit"
+    REJECTED = "rejected"
+    TIMEOUT = "timeout"
+    CUT = "cut"
+    UNKNOWN = "unknown"
+
+
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One call in the ledger. The id is a UUIDv7 minted before admission; its timestamp is when the call occurred.
+
+    Encoded as a msgpack array in the local log, in the reservation and on the usage stream, so new fields go last and
+    have defaults.
+    """
+
+    event_id: str
+    kind: EventKind
+    organisation_id: str
+    team_id: str
+    key_id: str
+    provider: str
+    connection: str
+    model: str
+    """`prefix/model-id`, as a client names it."""
+    operation: str
+    stream: bool
+    outcome: Outcome
+    source: UsageSource
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano_usd: int = 0
+    unpriced: bool = False
+    price_version: str = ""
+    attempts: int = 1
+    duration_ms: int = 0
+    first_token_ms: int | None = None
+    request_id: str = ""
+    node: str = ""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(UsageEvent).decode
+
+
+def encode_event(event: UsageEvent) -> bytes:
+    return _encode(event)
+
+
+def decode_event(raw: bytes) -> UsageEvent:
+    """Raises msgspec.DecodeError (or ValidationError) on anything that is not an event."""
+    return _decode(raw)

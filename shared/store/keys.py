@@ -1,0 +1,64 @@
+"""Every Redis key we own, and its hash tag.
+
+What one admission touches belongs to one organisation and lies in one slot: `{organisation}` is its hash tag. The usage
+stream and the nodes' heartbeats are shared by all, so no script touches them together with an organisation's keys.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from shared.domain.limits import Period, Scope, period_start
+
+BOOT = b"ws:boot"
+NODES = b"ws:nodes"
+USAGE_STREAM = b"ws:usage"
+USAGE_GROUP = b"ledger"
+CONFIG_CHANNEL = b"ws:config"
+
+_LETTER = {Scope.ORGANISATION: "o", Scope.TEAM: "t", Scope.KEY: "k"}
+
+
+def registered(boot: str) -> bytes:
+    return f"ws:registered:{boot}".encode()
+
+
+def request_rate(organisation_id: str, scope: Scope, scope_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:r:{_LETTER[scope]}:{scope_id}".encode()
+
+
+def token_rate(organisation_id: str, scope: Scope, scope_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:t:{_LETTER[scope]}:{scope_id}".encode()
+
+
+def concurrency(organisation_id: str, scope: Scope, scope_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:c:{_LETTER[scope]}:{scope_id}".encode()
+
+
+def period_label(period: Period, at: datetime) -> str:
+    """`2026-11-01`, the UTC date on which the period began; `total` for the period without end."""
+    return "total" if period is Period.TOTAL else period_start(period, at).date().isoformat()
+
+
+def budget(organisation_id: str, budget_id: str, label: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:b:{budget_id}:{label}".encode()
+
+
+def unconfirmed(budget_cell: bytes) -> bytes:
+    return budget_cell + b":u"
+
+
+def reservations(organisation_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:rsv".encode()
+
+
+def reservation_records(organisation_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:rsvd".encode()
+
+
+def estimate(organisation_id: str, event_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:est:{event_id}".encode()
+
+
+def done(organisation_id: str, event_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:done:{event_id}".encode()
