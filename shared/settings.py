@@ -65,7 +65,7 @@ class Settings:
         if self.secret_key:
             return self.secret_key
         if not self.secret_key_file:
-            raise SettingsError("WAYSTATION_SECRET_KEY or WAYSTATION_SECRET_KEY_FILE must be set: nothing starts without")
+            raise SettingsError("set WAYSTATION_SECRET_KEY or WAYSTATION_SECRET_KEY_FILE: nothing starts without")
         try:
             return Path(self.secret_key_file).read_text().strip()
         except OSError as error:
