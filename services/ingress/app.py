@@ -1,0 +1,62 @@
+"""The URL table, all of it, and the one place where a request enters.
+
+A plain table and aiohttp's low-level server: no middleware stands between the socket and the flow, every answer, also a
+404 and a 405, has the clients' error format, and a route is found with one dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from services.ingress import health, inference, models
+from services.ingress.connection import check_head
+from services.ingress.node import Node
+from services.ingress.refusals import refusal_response
+from shared.domain.refusal import Reason, Refused, refuse
+
+Handler = Callable[[web.BaseRequest, Node], Awaitable[web.StreamResponse]]
+
+ROUTES: dict[str, dict[str, Handler]] = {
+    "/v1/chat/completions": {"POST": inference.chat},
+    "/v1/models": {"GET": models.every_model},
+    "/livez": {"GET": health.livez},
+    "/readyz": {"GET": health.readyz},
+    "/metrics": {"GET": health.metrics},
+}
+UNDER: dict[str, dict[str, Handler]] = {
+    "/v1/models/": {"GET": models.one_model},
+}
+"""Prefixes whose rest is an argument."""
+
+
+def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """The handler that aiohttp's server calls for each request."""
+
+    async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            check_head(request)
+            return await route(request)(request, node)
+        except Refused as refused:
+            return refusal_response(refused.refusal, request_id=None)
+
+    return dispatch
+
+
+def route(request: web.BaseRequest) -> Handler:
+    """Raises Refused: 404 for a URL we do not have, 405 for a method it does not take."""
+    path = request.path
+    methods = ROUTES.get(path) or next((UNDER[prefix] for prefix in UNDER if path.startswith(prefix)), None)
+    if methods is None:
+        raise refuse(
+            Reason.UNKNOWN_URL, 404, f"There is nothing at {path[:200]!r}. The API is under /v1.", retry=False
+        )
+    handler = methods.get(request.method)
+    if handler is None:
+        allowed = ", ".join(methods)
+        raise refuse(
+            Reason.METHOD_NOT_ALLOWED, 405, f"{path[:200]} takes {allowed}, not {request.method[:20]}.",
+            retry=False, headers=(("Allow", allowed),),
+        )  # fmt: skip
+    return handler

@@ -1,0 +1,136 @@
+"""One client connection: aiohttp's, with the deadlines and refusals that it lacks.
+
+aiohttp 3.14 has no deadline for a half-sent head and lets odd heads through (measured: HTTP/0.9 lines, absolute-form
+targets, a Host with a path in it). Here a head must arrive within `header_timeout_s`, and what the parser refuses is
+answered in the clients' own error format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from services.ingress.refusals import raw_refusal, refusal_response
+from shared.domain.refusal import Reason, Refusal, Refused, refuse
+
+KEEPALIVE_S = 75.0
+HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Connection(web.RequestHandler):
+    """A client's connection with a deadline for each head."""
+
+    __slots__ = ("_head_deadline", "_header_timeout_s")
+
+    def __init__(self, manager: web.Server, *, header_timeout_s: float, **rest: Any) -> None:
+        super().__init__(manager, **rest)
+        self._header_timeout_s = header_timeout_s
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages or self._waiter is None or self._waiter.done():
+            if self._head_deadline is not None:
+                self._disarm()
+        elif self._head_deadline is None:
+            self._arm()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp's parser refuses, and what would otherwise be its own error page."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun: it cannot become an error")
+        if status >= 500:
+            self.logger.error("unexpected error in a handler", exc_info=exc)
+            refusal = Refusal(
+                reason=Reason.INTERNAL, status=500, message="The gateway failed on this request; it was logged."
+            )
+        elif isinstance(exc, LineTooLong):
+            refusal = Refusal(
+                reason=Reason.INVALID_BODY, status=431, message="The request line or a header is too long.", retry=False
+            )
+        else:
+            refusal = Refusal(
+                reason=Reason.INVALID_BODY, status=400, message="This is not a well-formed HTTP/1.1 request.", retry=False
+            )
+        response = refusal_response(refusal, request_id=None)
+        response.force_close()
+        return response
+
+    def _arm(self) -> None:
+        self._head_deadline = self._loop.call_later(self._header_timeout_s, self._head_is_late)
+
+    def _disarm(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _head_is_late(self) -> None:
+        self._head_deadline = None
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(
+                raw_refusal(
+                    Refusal(
+                        reason=Reason.SLOW_REQUEST, status=408, message="The request's head did not arrive in time."
+                    )
+                )
+            )
+        self.force_close()
+
+
+class Listener(web.Server):
+    """aiohttp's low-level server: every connection is a `Connection`, every request goes to one handler."""
+
+    def __init__(self, handler: Handler, *, header_timeout_s: float) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self._header_timeout_s = header_timeout_s
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(
+            self,
+            loop=self._loop,
+            header_timeout_s=self._header_timeout_s,
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,
+            tcp_keepalive=True,
+            lingering_time=2.0,
+        )
+
+
+def check_head(request: web.BaseRequest) -> None:
+    """Refuse heads on which two parsers could disagree (reliability.md §6.4). Raises Refused."""
+    if request.version < (1, 0):
+        raise refuse(Reason.INVALID_BODY, 400, "HTTP/0.9 is not spoken here.", retry=False)
+    message = request._message
+    if not message.path.startswith("/"):
+        raise refuse(Reason.INVALID_BODY, 400, "The request target must be a path.", retry=False)
+    host = request.headers.get("Host")
+    if host is not None and HOST.fullmatch(host) is None:
+        raise refuse(Reason.INVALID_BODY, 400, "The Host header is not a host.", field="host", retry=False)
+    if b"_" in b"".join(name for name, _ in message.raw_headers):
+        for name, _ in message.raw_headers:
+            if b"_" in name and name.replace(b"_", b"-").lower() in (b"content-length", b"transfer-encoding"):
+                raise refuse(Reason.INVALID_BODY, 400, "A framing header is misspelt.", retry=False)
+
+
+__all__ = ["Connection", "Listener", "Refused", "check_head"]

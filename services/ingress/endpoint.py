@@ -1,0 +1,144 @@
+"""Endpoint: aiohttp ⇄ flow. A request becomes an Arrival, an answer goes through a Sink, a client that leaves cancels."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from services.ingress.live import LiveStreams
+from services.ingress.refusals import refusal_response
+from shared.domain.catalogue import WireFormat
+from shared.domain.refusal import Reason, Refused, refuse
+from shared.flow.exchange import Arrival, Gateway, Operation, begin, run
+from shared.settings import Settings
+from shared.wire.codec import FORMATS
+
+BODY_BYTES_PER_S = 64 * 1024
+"""A body may take body_timeout_s plus a second per this many bytes: slow links pass, stalled ones do not."""
+
+
+async def serve(
+    request: web.BaseRequest, gateway: Gateway, streams: LiveStreams, operation: Operation, wire_format: WireFormat
+) -> web.StreamResponse:
+    """Run one call. Cancelled when the client disconnects: the flow closes the upstream and books what was used."""
+    sink = HttpSink(request, streams)
+    headers = request.headers
+    arrival = Arrival(
+        operation=operation,
+        wire_format=wire_format,
+        credential=credential_of(headers.get("Authorization"), headers),
+        content_type=headers.get("Content-Type"),
+        client_request_id=headers.get("X-Client-Request-Id"),
+        traceparent=headers.get("traceparent"),
+        read_body=lambda: read_body(request, gateway.settings),
+    )
+    x = begin(gateway, arrival, sink)
+    try:
+        await run(x)
+    except Refused as refused:
+        gateway.metrics.refused(refused.refusal.reason)
+        if not sink.started:
+            response = refusal_response(refused.refusal, request_id=x.event_id, wire_format=wire_format)
+            response.headers.extend((name, value) for name, value in x.headers.items() if name not in response.headers)
+            return sink.finished(response, gateway.draining)
+        await sink.write(FORMATS[wire_format].encode_stream_error(refused.refusal))
+    finally:
+        streams.forget(sink)
+    return sink.finished(None, gateway.draining)
+
+
+def credential_of(authorization: str | None, headers: object) -> str | None:
+    """The key as any SDK sends it: `Authorization: Bearer`, `x-api-key` or `api-key` (wire.md §0.5)."""
+    if authorization is not None:
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return value.strip()
+    return headers.get("x-api-key") or headers.get("api-key")  # type: ignore[attr-defined,no-any-return]
+
+
+async def read_body(request: web.BaseRequest, settings: Settings) -> bytes:
+    """The whole body, bounded in size and time. Raises Refused (413, 408, 400)."""
+    most = settings.max_body_bytes
+    length = request.content_length
+    if length is not None and length > most:
+        raise too_large(most)
+    content = request.content
+    if content.is_eof() and content.exception() is None:
+        body = content.read_nowait(-1)
+        if len(body) > most:
+            raise too_large(most)
+        return body
+    pieces, size = [], 0
+    try:
+        async with asyncio.timeout(settings.body_timeout_s + (length or most) / BODY_BYTES_PER_S):
+            while piece := await asyncio.wait_for(content.readany(), settings.body_timeout_s):
+                size += len(piece)
+                if size > most:
+                    raise too_large(most)
+                pieces.append(piece)
+    except TimeoutError:
+        raise refuse(Reason.SLOW_REQUEST, 408, "The request's body did not arrive in time.", retry=True) from None
+    except (HttpProcessingError, web.RequestPayloadError):
+        raise refuse(
+            Reason.INVALID_BODY, 400, "The request's body is not framed or encoded as its headers say.", retry=False
+        ) from None
+    return b"".join(pieces)
+
+
+def too_large(most: int) -> Refused:
+    return refuse(
+        Reason.BODY_TOO_LARGE, 413, f"The request's body is larger than {most} bytes, the most taken here.", retry=False
+    )
+
+
+class HttpSink:
+    """A flow's Sink over an aiohttp response. While a write waits for a slow client, `blocked_since_s` says since when."""
+
+    __slots__ = ("_loop", "_request", "_response", "_streams", "blocked_since_s", "last_write_s")
+
+    def __init__(self, request: web.BaseRequest, streams: LiveStreams) -> None:
+        self._request = request
+        self._streams = streams
+        self._response: web.StreamResponse | None = None
+        self._loop = request.loop
+        self.blocked_since_s: float | None = None
+        self.last_write_s = 0.0
+
+    @property
+    def started(self) -> bool:
+        return self._response is not None and self._response.prepared
+
+    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self._response = web.Response(status=status, headers=headers, body=body)
+
+    async def start(self, headers: dict[str, str]) -> None:
+        response = web.StreamResponse(status=200, headers=headers)
+        response.enable_chunked_encoding()
+        if self._streams.draining:
+            response.force_close()
+        self._response = response
+        await response.prepare(self._request)
+        self._streams.remember(self)
+
+    async def write(self, chunk: bytes) -> None:
+        assert self._response is not None
+        self.blocked_since_s = self.last_write_s = self._loop.time()
+        await self._response.write(chunk)
+        self.blocked_since_s = None
+
+    def finished(self, instead: web.StreamResponse | None, draining: bool) -> web.StreamResponse:
+        """The response that aiohttp finishes: `instead` when nothing was begun."""
+        response = instead or self._response
+        if response is None:
+            raise RuntimeError("a call ended without an answer")
+        if draining:
+            response.force_close()
+        return response
+
+    def abort(self) -> None:
+        """Cut a client that does not read: its handler is cancelled by the lost connection."""
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()

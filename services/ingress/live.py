@@ -1,0 +1,54 @@
+"""Live streams of this node: cut the clients that do not read, and end what is left when the grace period is over."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+WRITE_TIMEOUT_S = 30.0
+SWEEP_S = 1.0
+
+
+class LiveStream(Protocol):
+    blocked_since_s: float | None
+
+    async def write(self, chunk: bytes) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class LiveStreams:
+    """One sweep a second for all streams, instead of a timer for each write."""
+
+    def __init__(self, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
+        self._streams: set[LiveStream] = set()
+        self._write_timeout_s = write_timeout_s
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def remember(self, stream: LiveStream) -> None:
+        self._streams.add(stream)
+
+    def forget(self, stream: LiveStream) -> None:
+        self._streams.discard(stream)
+
+    async def sweep_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sweep(loop.time())
+
+    def sweep(self, now_s: float) -> None:
+        for stream in list(self._streams):
+            blocked = stream.blocked_since_s
+            if blocked is not None and now_s - blocked > self._write_timeout_s:
+                stream.abort()
+
+    async def end_all(self, farewell: bytes) -> None:
+        """The grace period is over: say so in each stream, then cut it."""
+        streams = list(self._streams)
+        await asyncio.gather(*(asyncio.wait_for(s.write(farewell), 1.0) for s in streams), return_exceptions=True)
+        for stream in streams:
+            stream.abort()

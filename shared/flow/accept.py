@@ -1,0 +1,63 @@
+"""Accept: who asks, and what. The key is checked from the head alone, before a byte of the body is read."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from shared.domain.refusal import Reason, refuse
+from shared.snapshot.snapshot import KeyEntry, Snapshot
+from shared.store.secrets import parse_key
+from shared.wire.envelope import open_envelope
+from shared.wire.openai_chat import check_call
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange, Gateway
+
+
+async def accept(x: Exchange) -> None:
+    """Fills in key, envelope and call facts. Raises Refused: 401, 415, 413, 408 or 400."""
+    gateway = x.gateway
+    x.key = authenticate(gateway, x.snapshot, x.arrival.credential)
+    if gateway.in_flight > gateway.settings.max_in_flight:
+        raise refuse(
+            Reason.OVERLOADED, 503, "This gateway node is at its limit of calls in flight. Retry shortly.",
+            retry_after_s=1.0, retry=True,
+        )  # fmt: skip
+    check_content_type(x.arrival.content_type)
+    body = await x.arrival.read_body()
+    x.body_bytes = len(body)
+    x.envelope = open_envelope(body)
+    x.call = check_call(x.envelope)
+
+
+def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:
+    """The key's entry in the snapshot. No look-up leaves the process; the digest is compared in constant time."""
+    if not credential:
+        raise refuse(
+            Reason.MISSING_KEY, 401, "You did not send a key. Send it as `Authorization: Bearer <key>`.", retry=False
+        )
+    parsed = parse_key(credential)
+    entry = snapshot.key(parsed.public_id) if parsed is not None else None
+    if parsed is None or entry is None:
+        raise refuse(Reason.INVALID_KEY, 401, "This key is not known here. Check it, or ask for a new one.", retry=False)
+    digest = gateway.vault.digest(parsed.secret)
+    if not any(hmac.compare_digest(digest, known) for known in entry.digests):
+        raise refuse(Reason.INVALID_KEY, 401, "This key is not known here. Check it, or ask for a new one.", retry=False)
+    if entry.revoked:
+        raise refuse(Reason.INVALID_KEY, 401, "This key was revoked. Ask for a new one.", retry=False)
+    if entry.expires_at_s is not None and entry.expires_at_s <= gateway.clock.now_s():
+        raise refuse(Reason.INVALID_KEY, 401, "This key has expired. Ask for a new one.", retry=False)
+    return entry
+
+
+def check_content_type(content_type: str | None) -> None:
+    if content_type is None:
+        return
+    essence = content_type.partition(";")[0].strip().lower()
+    if essence != "application/json" and not (essence.startswith("application/") and essence.endswith("+json")):
+        raise refuse(
+            Reason.UNSUPPORTED_MEDIA_TYPE, 415,
+            f"Content-Type {essence[:80]!r} is not supported here: send JSON with `Content-Type: application/json`.",
+            field="content-type", retry=False,
+        )  # fmt: skip

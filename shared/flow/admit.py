@@ -1,0 +1,152 @@
+"""Admit: which deployment, at what price, and whether it may start. One Redis round trip, and nothing sent before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from shared.admission.estimate import quote
+from shared.admission.gate import Admitted, Ask, Denied, Reservation, Standing, Unready
+from shared.domain.catalogue import Deployment
+from shared.domain.refusal import Reason, Refused, refuse
+from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange
+
+
+async def admit(x: Exchange) -> None:
+    """Fills in deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
+    x.deployment = resolve(x)
+    verdict = await x.gateway.gate.admit(ask(x))
+    match verdict:
+        case Admitted(reservation):
+            x.reservation = reservation
+            x.headers = standing_headers(reservation)
+        case Denied():
+            raise denied(x, verdict)
+        case Unready():
+            raise unready(verdict)
+        case _:
+            assert_never(verdict)
+
+
+def resolve(x: Exchange) -> Deployment:
+    """The deployment that the requested name stands for. A name is `prefix/model-id`."""
+    name, organisation_id = x.call.model, x.key.principal.organisation_id
+    deployment = x.snapshot.deployment(name, organisation_id)
+    if deployment is None:
+        near = x.snapshot.suggestions(name, organisation_id)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise refuse(
+            Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here.{hint} GET /v1/models lists yours.",
+            field="model", retry=False,
+        )  # fmt: skip
+    return deployment
+
+
+def ask(x: Exchange) -> Ask:
+    """What admission needs: a true upper bound of the cost, and the event that stands if nobody ever settles."""
+    deployment, key, call = x.deployment, x.key, x.call
+    principal = key.principal
+    price = deployment.model.price
+    bound = quote(
+        body_bytes=x.body_bytes,
+        messages=call.messages,
+        media_urls=call.media_urls,
+        model=deployment.model,
+        max_tokens=call.max_tokens,
+        choices=call.choices,
+        typical_output_tokens=x.gateway.typical.estimate(principal.key_id, deployment.name, call.max_tokens),
+    )
+    estimated = UsageEvent(
+        event_id=x.event_id,
+        kind=EventKind.ESTIMATED,
+        organisation_id=principal.organisation_id,
+        team_id=principal.team_id,
+        key_id=principal.key_id,
+        provider=deployment.provider.name,
+        connection=deployment.connection.name,
+        model=deployment.name,
+        operation=x.arrival.operation.value,
+        stream=call.stream,
+        outcome=Outcome.UNKNOWN,
+        source=UsageSource.RESERVED,
+        unpriced=price is None,
+        price_version="" if price is None else price.version,
+        request_id=x.event_id,
+        node=x.gateway.node,
+    )
+    return Ask(
+        event_id=x.event_id,
+        organisation_id=principal.organisation_id,
+        cells=x.gateway.gate.cells(key),
+        quote=bound,
+        estimated_event=estimated,
+    )
+
+
+def denied(x: Exchange, verdict: Denied) -> Refused:
+    """A tenant's own limit or budget said no; the two are different errors (product.md §11.7)."""
+    whose = f"this {verdict.scope.value}"
+    match verdict.kind:
+        case "unpriced":
+            return refuse(
+                Reason.UNPRICED_MODEL, 403,
+                f"{x.deployment.name} has no known price or output maximum, so a hard budget of {whose} cannot cover it. "
+                "Set its price in `prices`, or send max_completion_tokens.",
+                field="model", retry=False,
+            )  # fmt: skip
+        case "budget":
+            return refuse(
+                Reason.BUDGET_EXHAUSTED, 429,
+                f"The budget of {whose} does not cover this call: it may cost up to {verdict.wanted} nano-USD and "
+                f"{verdict.remaining} are left. It starts again with its next period.",
+                retry=False,
+            )  # fmt: skip
+        case "concurrency":
+            what = f"{whose} already has {verdict.limit} calls in flight, its limit"
+        case "tokens":
+            what = f"the limit of {verdict.limit} tokens per minute of {whose} is reached"
+        case _:
+            what = f"the limit of {verdict.limit} requests per minute of {whose} is reached"
+    if verdict.never:
+        return refuse(
+            Reason.RATE_LIMITED, 429,
+            f"This call alone ({verdict.wanted}) is more than the burst that {whose} may use ({verdict.limit} per minute).",
+            retry=False,
+        )  # fmt: skip
+    retry_after_s = (verdict.retry_after_ms or 1000) / 1000
+    return refuse(
+        Reason.RATE_LIMITED, 429, f"{what[0].upper()}{what[1:]}. Retry in {retry_after_s:.3f} s.",
+        retry_after_s=retry_after_s,
+        retry=True,
+    )  # fmt: skip
+
+
+def unready(verdict: Unready) -> Refused:
+    """Money cannot be checked now, so nothing that costs money starts."""
+    why = (
+        "This key has a hard budget and the limits store cannot be reached."
+        if verdict.why == "redis"
+        else "The budget of this key is being rebuilt from the ledger."
+    )
+    return refuse(
+        Reason.NOT_READY, 503, f"{why} Retry shortly.", retry_after_s=verdict.retry_after_ms / 1000, retry=True
+    )
+
+
+def standing_headers(reservation: Reservation) -> dict[str, str]:
+    """`x-ratelimit-*` as OpenAI's SDKs read them, for the limit that is nearest to its end."""
+    headers: dict[str, str] = {}
+    if reservation.clamped and reservation.output_tokens_cap is not None:
+        headers["x-waystation-output-tokens-clamped"] = str(reservation.output_tokens_cap)
+    tightest: dict[str, Standing] = {}
+    for standing in reservation.standing:
+        known = tightest.get(standing.unit)
+        if known is None or standing.remaining < known.remaining:
+            tightest[standing.unit] = standing
+    for unit, standing in tightest.items():
+        headers[f"x-ratelimit-limit-{unit}"] = str(standing.limit)
+        headers[f"x-ratelimit-remaining-{unit}"] = str(standing.remaining)
+        headers[f"x-ratelimit-reset-{unit}"] = f"{standing.reset_ms}ms"
+    return headers

@@ -1,0 +1,101 @@
+"""Attempt: one upstream call. The intent is on the node's disk before a byte leaves for the provider."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.domain.failure import Failure, FailureClass
+from shared.domain.refusal import Reason, Refused, refuse
+from shared.domain.usage import Outcome
+from shared.providers.failure import classify, consequence
+from shared.store.wal import WalFull
+from shared.upstream.transport import (
+    FirstByteTimeout,
+    IdleTimeout,
+    MalformedResponse,
+    NothingSent,
+    ReplyTooLarge,
+    TransportError,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+from shared.wire.codec import bridge
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange
+
+MAX_ERROR_BYTES = 64 * 1024
+
+OUTCOME = {
+    FailureClass.CLIENT_FAULT: Outcome.REJECTED,
+    FailureClass.CONTENT_FILTER: Outcome.REJECTED,
+    FailureClass.RATE_LIMITED: Outcome.PROVIDER_LIMIT,
+    FailureClass.QUOTA: Outcome.PROVIDER_LIMIT,
+    FailureClass.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
+    FailureClass.IDLE_TIMEOUT: Outcome.TIMEOUT,
+    FailureClass.CUT: Outcome.CUT,
+}
+
+
+async def attempt(x: Exchange) -> UpstreamResponse:
+    """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
+    request = encode(x)
+    intend(x)
+    x.sent_s = x.gateway.clock.monotonic_s()
+    try:
+        response = await x.gateway.transport.send(request)
+    except TransportError as error:
+        raise refused(x, failure_of(error)) from None
+    if 200 <= response.status < 300:
+        return response
+    try:
+        body = await response.read(MAX_ERROR_BYTES)
+    except TransportError:
+        body = b""
+    finally:
+        response.close()
+    raise refused(x, classify(response.status, response.headers, body, x.gateway.clock.now_s()))
+
+
+def encode(x: Exchange) -> UpstreamRequest:
+    deployment, reservation = x.deployment, x.reservation
+    assert reservation is not None
+    x.bridge = bridge(x.arrival.wire_format, deployment.provider.wire_format)
+    body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
+    return x.gateway.credentials.request(deployment, "chat", body)
+
+
+def intend(x: Exchange) -> None:
+    """The write-ahead intent: if this process dies now, the reservation becomes an estimated event."""
+    assert x.reservation is not None
+    try:
+        x.gateway.wal.intend(x.reservation.event)
+    except WalFull:
+        x.outcome = Outcome.REJECTED
+        raise refuse(
+            Reason.OVERLOADED, 503, "This gateway node cannot write its usage log. Retry: another node will answer.",
+            retry_after_s=1.0, retry=True,
+        ) from None  # fmt: skip
+
+
+def refused(x: Exchange, failure: Failure) -> Refused:
+    """Note the attempt's bad end on the exchange and say what it means to the client."""
+    x.failure = failure
+    x.outcome = OUTCOME.get(failure.failure_class, Outcome.PROVIDER_ERROR)
+    return Refused(consequence(failure, x.deployment.provider.title))
+
+
+def failure_of(error: TransportError) -> Failure:
+    """A transport error as a failure class: the error says what it was, this says what it means."""
+    match error:
+        case NothingSent():
+            kind, sent = FailureClass.CONNECT, False
+        case FirstByteTimeout():
+            kind, sent = FailureClass.FIRST_BYTE_TIMEOUT, True
+        case IdleTimeout():
+            kind, sent = FailureClass.IDLE_TIMEOUT, True
+        case MalformedResponse() | ReplyTooLarge():
+            kind, sent = FailureClass.MALFORMED, True
+        case _:
+            kind, sent = FailureClass.CUT, True
+    return Failure(failure_class=kind, message=str(error), sent=sent)

@@ -1,0 +1,153 @@
+"""One call's walk through the gateway, from its arrival to its booked usage.
+
+    accept   who asks, what, in which format
+    admit    plan it, price it, one Redis trip: limits, budgets, a reservation
+    attempt  encode, sign, send, classify
+    relay    the provider's bytes to the client, usage picked out on the way
+    settle   tokens → cost → local log, settlement and usage event, whatever happened
+
+The files of this folder are those stages, and sort in the order in which they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import getrandbits
+from typing import Protocol
+
+from shared.admission.gate import Gate, Reservation
+from shared.clock import Clock
+from shared.domain.catalogue import Deployment, WireFormat
+from shared.domain.failure import Failure
+from shared.domain.identity import uuid7
+from shared.domain.refusal import Refused
+from shared.domain.usage import Outcome, Usage, UsageEvent
+from shared.flow import accept, admit, attempt, relay, settle
+from shared.settings import Settings
+from shared.snapshot.snapshot import KeyEntry, Snapshot
+from shared.store.secrets import Vault
+from shared.store.wal import Wal
+from shared.telemetry.log import Log
+from shared.telemetry.metrics import Metrics
+from shared.telemetry.trace import Tracer
+from shared.upstream.credentials import Credentials
+from shared.upstream.transport import Transport
+from shared.wire.envelope import Envelope
+from shared.wire.openai_chat import ChatCall
+
+Headers = dict[str, str]
+
+
+class Operation(StrEnum):
+    CHAT = "chat"
+
+
+class Sink(Protocol):
+    """Where an answer goes: a whole reply, or a started stream of chunks."""
+
+    @property
+    def started(self) -> bool: ...
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None: ...
+
+    async def start(self, headers: Headers) -> None: ...
+
+    async def write(self, chunk: bytes) -> None: ...
+
+
+@dataclass(slots=True)
+class Arrival:
+    """What came in: the head, and a way to read the body (only after the key was accepted)."""
+
+    operation: Operation
+    wire_format: WireFormat
+    credential: str | None
+    content_type: str | None
+    client_request_id: str | None
+    traceparent: str | None
+    read_body: Callable[[], Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class Gateway:
+    """What lives as long as the node and every call needs."""
+
+    node: str
+    settings: Settings
+    snapshot: Callable[[], Snapshot]
+    vault: Vault
+    gate: Gate
+    wal: Wal
+    transport: Transport
+    credentials: Credentials
+    metrics: Metrics
+    tracer: Tracer
+    log: Log
+    clock: Clock
+    in_flight: int = 0
+    draining: bool = False
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One call's state; each stage fills in its part."""
+
+    gateway: Gateway
+    arrival: Arrival
+    sink: Sink
+    snapshot: Snapshot
+    event_id: str
+    started_s: float
+    # accept
+    key: KeyEntry = field(init=False)
+    envelope: Envelope = field(init=False)
+    call: ChatCall = field(init=False)
+    body_bytes: int = 0
+    # admit
+    deployment: Deployment = field(init=False)
+    reservation: Reservation | None = None
+    headers: Headers = field(default_factory=dict)
+    # attempt and relay
+    sent_s: float | None = None
+    first_token_s: float | None = None
+    failure: Failure | None = None
+    outcome: Outcome = Outcome.UNKNOWN
+    usage: Usage | None = None
+    streamed_deltas: int = 0
+    streamed_bytes: int = 0
+    finish_reason: str | None = None
+    # settle
+    event: UsageEvent | None = None
+
+    def now_ms(self) -> int:
+        return int(self.gateway.clock.now_s() * 1000)
+
+
+def begin(gateway: Gateway, arrival: Arrival, sink: Sink) -> Exchange:
+    """The snapshot is taken once: a change of configuration never reaches a call half-way."""
+    clock = gateway.clock
+    event_id = uuid7(int(clock.now_s() * 1000), getrandbits(80))
+    return Exchange(gateway, arrival, sink, gateway.snapshot(), event_id, clock.monotonic_s())
+
+
+async def run(x: Exchange) -> None:
+    """The whole walk. Raises Refused while nothing has been sent to the client; afterwards the stream itself says it."""
+    gateway = x.gateway
+    gateway.in_flight += 1
+    try:
+        await accept.accept(x)
+        await admit.admit(x)
+        try:
+            response = await attempt.attempt(x)
+            await relay.relay(x, response)
+        except Refused:
+            raise
+        except BaseException as error:
+            x.outcome = relay.outcome_of(error, x.outcome)
+            raise
+        finally:
+            settle.settle(x)
+    finally:
+        gateway.in_flight -= 1

@@ -1,0 +1,170 @@
+"""Relay: the provider's bytes to the client, with usage picked out on the way.
+
+Nothing is sent to the client until the provider's answer proves to be one: the whole reply, or the first event of a
+stream. Until then a bad end is a clean error; afterwards the stream itself says it, in the client's own format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from shared.domain.failure import Failure, FailureClass
+from shared.domain.refusal import Refused
+from shared.domain.usage import Outcome
+from shared.flow import attempt, settle
+from shared.providers.failure import consequence
+from shared.upstream.transport import TransportError, UpstreamResponse
+from shared.wire.codec import MalformedReply, Tap
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+async def relay(x: Exchange, response: UpstreamResponse) -> None:
+    """Raises Refused while nothing has gone out; sets outcome and usage on the exchange."""
+    try:
+        if x.call.stream:
+            await relay_stream(x, response)
+        else:
+            await relay_whole(x, response)
+    finally:
+        response.close()
+
+
+async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
+    try:
+        body = await response.read(x.gateway.settings.max_reply_bytes)
+        reply = x.bridge.read_reply(body)
+    except TransportError as error:
+        raise attempt.refused(x, attempt.failure_of(error)) from None
+    except MalformedReply as error:
+        raise attempt.refused(x, malformed(str(error), response, body)) from None
+    x.usage, x.finish_reason = reply.usage, reply.finish_reason
+    x.streamed_bytes = len(body)
+    x.outcome = Outcome.OK
+    settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
+    headers = answer_headers(x)
+    headers["Content-Type"] = "application/json"
+    x.sink.reply(200, headers, body)
+
+
+async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
+    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        body = await read_quietly(response)
+        raise attempt.refused(x, malformed("no event stream", response, body))
+    tap = x.bridge.tap(hide_usage=not x.call.include_usage)
+    held = b""
+    try:
+        async for chunk in response:
+            held += tap.feed(chunk)
+            if x.first_token_s is None and tap.first_token_seen:
+                x.first_token_s = x.gateway.clock.monotonic_s()
+            if not x.sink.started:
+                if not tap.events:
+                    continue
+                raise_if_error_came_first(x, tap)
+                await x.sink.start(answer_headers(x) | SSE_HEADERS)
+            if held:
+                out, held = held, b""
+                await x.sink.write(out)
+        await finish_stream(x, tap, held)
+    except TransportError as error:
+        note(x, tap)
+        await cut_stream(x, attempt.failure_of(error))
+    finally:
+        note(x, tap)
+
+
+def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
+    """HTTP 200 and then an error as the first event is a failed attempt, not a stream (wire.md §5 #104)."""
+    if tap.error is not None:
+        raise attempt.refused(
+            x,
+            Failure(
+                failure_class=FailureClass.PROVIDER_FAULT, message="answered with an error event", body=tap.error
+            ),
+        )
+
+
+async def finish_stream(x: Exchange, tap: Tap, held: bytes) -> None:
+    """The provider closed the stream: complete it if it said why it stopped, else tell the client it was cut."""
+    tail = held + tap.close()
+    if tap.error is not None:
+        x.outcome = Outcome.PROVIDER_ERROR
+    elif tap.done or tap.finish_reason is not None:
+        x.outcome = Outcome.OK
+        if not tap.done:
+            tail += tap.terminator
+    else:
+        note(x, tap)
+        await cut_stream(x, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
+        return
+    if not x.sink.started:
+        await x.sink.start(answer_headers(x) | SSE_HEADERS)
+    if tail:
+        await x.sink.write(tail)
+
+
+async def cut_stream(x: Exchange, failure: Failure) -> None:
+    """A stream that broke: a clean error when the client has seen nothing, an error event when it has."""
+    refused = attempt.refused(x, failure)
+    if not x.sink.started:
+        raise refused
+    x.outcome = Outcome.CUT if failure.failure_class is FailureClass.CUT else x.outcome
+    await x.sink.write(x.bridge.stream_error(refused.refusal))
+
+
+def note(x: Exchange, tap: Tap) -> None:
+    """What the tap heard so far becomes the exchange's: a client that leaves still pays for what was made."""
+    x.usage = tap.usage
+    x.finish_reason = tap.finish_reason
+    x.streamed_deltas = tap.deltas
+    x.streamed_bytes = tap.content_bytes
+
+
+def malformed(what: str, response: UpstreamResponse, body: bytes) -> Failure:
+    content_type = response.headers.get("content-type", "no content type")[:80]
+    return Failure(
+        failure_class=FailureClass.MALFORMED, message=f"{what} ({content_type})", status=response.status, body=body[:512]
+    )
+
+
+async def read_quietly(response: UpstreamResponse) -> bytes:
+    try:
+        return await response.read(64 * 1024)
+    except TransportError:
+        return b""
+
+
+def answer_headers(x: Exchange) -> dict[str, str]:
+    """What every answer says about itself, beside the admission's rate-limit headers."""
+    headers = x.headers
+    headers["x-request-id"] = x.event_id
+    headers["x-waystation-model"] = x.deployment.name
+    headers["x-waystation-attempts"] = "1"
+    if x.dropped:
+        headers["x-waystation-dropped"] = ", ".join(x.dropped)
+    if x.event is not None and not x.event.unpriced:
+        headers["x-waystation-cost-usd"] = usd_text(x.event.cost_nano_usd)
+    return headers
+
+
+def usd_text(nano: int) -> str:
+    """Exact USD with nine decimals: `0.000012345`."""
+    return f"{nano // 1_000_000_000}.{nano % 1_000_000_000:09d}"
+
+
+def outcome_of(error: BaseException, current: Outcome) -> Outcome:
+    """How an exception that is not ours ended the call."""
+    if isinstance(error, (asyncio.CancelledError, ConnectionError)):
+        return Outcome.CLIENT_GONE
+    if isinstance(error, Refused):
+        return current
+    return Outcome.UNKNOWN

@@ -1,0 +1,116 @@
+"""Settle: what the call did cost, booked once, whatever happened to it.
+
+The settlement goes to the node's own log first, then (in one write with other calls') to Redis: the script that turns
+the reservation into spending, and the event on the usage stream. Nothing here waits, so nothing here can be lost to a
+client that leaves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.domain.failure import FailureClass
+from shared.domain.money import cost_nano_usd
+from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource
+from shared.store.wal import WalFull
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange
+
+BYTES_PER_TOKEN = 4
+"""Where a provider reports nothing, four bytes of text count as one token (OpenAI's rule of thumb for English)."""
+
+SPENT_WITHOUT_REPORT = frozenset(
+    {FailureClass.FIRST_BYTE_TIMEOUT, FailureClass.IDLE_TIMEOUT, FailureClass.CUT, FailureClass.MALFORMED}
+)
+"""Failures after which the provider had the whole prompt and will bill it, though it never said how much."""
+
+
+def settle(x: Exchange) -> None:
+    """Book the exchange: local log, settlement, usage event, metrics, trace, access log."""
+    reservation = x.reservation
+    if reservation is None:
+        return
+    usage, source = final_usage(x)
+    price = x.deployment.model.price
+    cost = cost_nano_usd(usage, price) if price is not None and source is not UsageSource.NONE else 0
+    gateway = x.gateway
+    now_s = gateway.clock.monotonic_s()
+    planned = reservation.event
+    x.event = event = UsageEvent(
+        event_id=x.event_id,
+        kind=EventKind.ACTUAL,
+        organisation_id=planned.organisation_id,
+        team_id=planned.team_id,
+        key_id=planned.key_id,
+        provider=planned.provider,
+        connection=planned.connection,
+        model=planned.model,
+        operation=planned.operation,
+        stream=planned.stream,
+        outcome=x.outcome,
+        source=source,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_nano_usd=cost,
+        unpriced=planned.unpriced,
+        price_version=planned.price_version,
+        duration_ms=int((now_s - x.started_s) * 1000),
+        first_token_ms=None if x.first_token_s is None else int((x.first_token_s - x.started_s) * 1000),
+        request_id=x.event_id,
+        node=gateway.node,
+    )
+    try:
+        gateway.wal.settle(event)
+    except WalFull:
+        gateway.metrics.log_full()
+    gateway.gate.settle(reservation, event)
+    gateway.metrics.finished(x.deployment, event, duration_s=now_s - x.started_s, first_token_s=_since(x))
+    gateway.log.call(event, x.failure)
+    gateway.tracer.finish(x, event)
+
+
+def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
+    """The provider's report if there is one, held to what was provably possible; else a count of what went by."""
+    if x.usage is not None:
+        return within_bound(x, x.usage), UsageSource.PROVIDER
+    if x.sent_s is None or not spent_without_report(x):
+        return Usage(), UsageSource.NONE
+    counted = Usage(
+        input_tokens=-(-x.body_bytes // BYTES_PER_TOKEN),
+        output_tokens=max(x.streamed_deltas, -(-x.streamed_bytes // BYTES_PER_TOKEN)),
+    )
+    return within_bound(x, counted), UsageSource.COUNTED
+
+
+def spent_without_report(x: Exchange) -> bool:
+    if x.failure is None:
+        return x.outcome in (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CUT, Outcome.UNKNOWN)
+    return x.failure.failure_class in SPENT_WITHOUT_REPORT
+
+
+def within_bound(x: Exchange, usage: Usage) -> Usage:
+    """No report above the reservation's bound is believed: that bound counts every byte as a token."""
+    assert x.reservation is not None
+    most_in, most_out = x.reservation.input_tokens_bound, x.reservation.output_tokens_bound
+    if most_out is None:
+        most_out = MAX_TOKENS
+    if usage.input_tokens <= most_in and usage.output_tokens <= most_out:
+        return usage
+    x.gateway.metrics.usage_above_bound(x.deployment)
+    input_tokens, output_tokens = min(usage.input_tokens, most_in), min(usage.output_tokens, most_out)
+    cache_read = min(usage.cache_read_tokens, input_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cache_read,
+        cache_write_tokens=min(usage.cache_write_tokens, input_tokens - cache_read),
+        reasoning_tokens=min(usage.reasoning_tokens, output_tokens),
+    )
+
+
+def _since(x: Exchange) -> float | None:
+    return None if x.first_token_s is None else x.first_token_s - x.started_s
