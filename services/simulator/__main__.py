@@ -1,0 +1,67 @@
+"""`python -m services.simulator --port N`: a provider to practise on, as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+import uvloop
+
+from services.simulator.app import serving
+from services.simulator.state import State
+
+DEFAULT_PORT = 20130
+
+
+async def run(
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    pace_ms: int = 0,
+    keep: int = 256,
+    any_model: bool = False,
+    api_key: str | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation. Raises OSError when the port cannot be had."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    state = State(keep=keep, api_key=api_key, pace_ms=pace_ms, any_model=any_model)
+    async with serving(state, host=host, port=port) as bound:
+        print(f"simulator: http://{host}:{bound}/v1", flush=True)
+        await stopped.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="simulator", description="An OpenAI-format provider with faults on demand.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 asks for a free one")
+    parser.add_argument("--pace-ms", type=int, default=0, help="milliseconds between tokens of a stream")
+    parser.add_argument("--keep", type=int, default=256, help="how many requests to remember; 0: none")
+    parser.add_argument("--any-model", action="store_true", help="serve unknown model names as chat")
+    parser.add_argument("--api-key", help="refuse requests without this key")
+    chosen = parser.parse_args()
+    try:
+        with suppress(KeyboardInterrupt):
+            uvloop.run(
+                run(
+                    host=chosen.host,
+                    port=chosen.port,
+                    pace_ms=chosen.pace_ms,
+                    keep=chosen.keep,
+                    any_model=chosen.any_model,
+                    api_key=chosen.api_key,
+                )
+            )
+    except OSError as error:
+        print(f"simulator: cannot listen on {chosen.host}:{chosen.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

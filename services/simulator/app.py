@@ -1,0 +1,253 @@
+"""The simulator's URL table, and a chat completion's way through it.
+
+    POST /v1/chat/completions     the model name says what happens (behaviour.py), unless a fault is in force
+    GET  /v1/models[/ID]          the models
+    GET  /_control                every behaviour with its meaning, faults in force, counters
+    POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …}], "pace_ms": 20}
+    GET  /_control/requests       the last requests with headers and body (?last=N&model=ID)
+
+The header `x-simulator-pace-ms` sets the milliseconds between a stream's tokens for one request. When the simulator
+was given a key, `Authorization: Bearer KEY` is checked before anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from ssl import SSLContext
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from aiohttp import web
+
+from services.simulator.answer import compose
+from services.simulator.behaviour import MODELS, RULES, Behaviour, Shape, parse_behaviour
+from services.simulator.call import BadCall, Call, read_call
+from services.simulator.encode import encode_error
+from services.simulator.play import BROKEN_BY_US, HTML, drop_connection, play_stream, play_whole
+from services.simulator.state import Record, State, recordable
+
+STATE: web.AppKey[State] = web.AppKey("state", State)
+MAX_BODY_BYTES = 64 * 1024 * 1024
+PACE_HEADER = "x-simulator-pace-ms"
+RATE_HEADERS = {
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-remaining-requests": "9999",
+    "x-ratelimit-reset-requests": "6ms",
+}
+ERRORS = {
+    400: ("invalid_request_error", None),
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", None),
+    404: ("not_found_error", "model_not_found"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
+
+
+def create_app(state: State | None = None) -> web.Application:
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app[STATE] = state or State()
+    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_get("/v1/models", list_models)
+    app.router.add_get("/v1/models/{model:.+}", show_model)
+    app.router.add_get("/_control", show_control)
+    app.router.add_post("/_control", set_control)
+    app.router.add_get("/_control/requests", show_requests)
+    return app
+
+
+@asynccontextmanager
+async def serving(
+    state: State, *, host: str = "127.0.0.1", port: int = 0, ssl_context: SSLContext | None = None
+) -> AsyncIterator[int]:
+    """The simulator on a real socket; yields its port (0 asks for a free one). Raises OSError when the port is taken.
+
+    A client that leaves cancels its request: that is how the records know when it left.
+    """
+    runner = web.AppRunner(create_app(state), handler_cancellation=True, access_log=None, shutdown_timeout=0.25)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=ssl_context, backlog=1024)
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    state = request.app[STATE]
+    raw = await request.read()
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    record = state.receive(request.method, request.path_qs, headers, None)
+    try:
+        response = await _answer(request, state, record, raw)
+        record.status = response.status
+        state.end(record, "complete" if response.status < 400 else "refused")
+    except BadCall as refused:
+        record.status = refused.status
+        state.end(record, "refused")
+        return _json(refused.error, status=refused.status)
+    except (asyncio.CancelledError, ConnectionError):
+        state.end(record, "client_gone")
+        raise
+    return response
+
+
+async def _answer(request: web.Request, state: State, record: Record, raw: bytes) -> web.StreamResponse:
+    _check_key(state, request)
+    body, call = _read(record, raw)
+    record.behaviour = state.behaviour_name(call.model)
+    behaviour = parse_behaviour(record.behaviour)
+    if behaviour is None:
+        raise BadCall(404, f"The model '{call.model}' does not exist.", param="model", code="model_not_found")
+    for name in behaviour.refused_fields:
+        if name in body:
+            raise BadCall(400, f"Unsupported parameter: '{name}'.", param=name, code="unsupported_parameter")
+    await asyncio.sleep(behaviour.head_delay_ms / 1000)
+    reply_headers = {"x-request-id": f"req_{record.number}", **RATE_HEADERS}
+    if behaviour.shape not in (Shape.NORMAL, Shape.TRUNCATED, Shape.JSON):
+        return await _misshapen(request, state, record, call, behaviour, reply_headers)
+    reply = compose(call, behaviour, reply_id=f"chatcmpl-{uuid4().hex}", created=int(time.time()))
+    record.status = 200
+    if not call.stream or behaviour.shape is Shape.JSON:
+        return await play_whole(request, state, record, reply, behaviour, reply_headers)
+    return await play_stream(
+        request,
+        state,
+        record,
+        reply,
+        behaviour,
+        reply_headers,
+        include_usage=call.include_usage,
+        pace_ms=_pace_ms(request, state, behaviour),
+    )
+
+
+def _check_key(state: State, request: web.Request) -> None:
+    if state.api_key is None:
+        return
+    sent = request.headers.get("Authorization", "")
+    if not hmac.compare_digest(sent.encode(), f"Bearer {state.api_key}".encode()):
+        raise BadCall(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
+
+
+def _read(record: Record, raw: bytes) -> tuple[dict[str, Any], Call]:
+    try:
+        body, call = read_call(raw)
+    except BadCall:
+        record.body = recordable(raw, raw.decode(errors="replace"))
+        raise
+    record.body = recordable(raw, body)
+    record.model, record.stream = call.model, call.stream
+    return body, call
+
+
+def _pace_ms(request: web.Request, state: State, behaviour: Behaviour) -> int:
+    asked = request.headers.get(PACE_HEADER)
+    if asked is not None and asked.isdecimal():
+        return int(asked)
+    return state.pace_ms if behaviour.pace_ms is None else behaviour.pace_ms
+
+
+async def _misshapen(
+    request: web.Request, state: State, record: Record, call: Call, behaviour: Behaviour, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Everything that is no chat completion."""
+    if behaviour.retry_after_s is not None:
+        headers["Retry-After"] = behaviour.retry_after_s
+    status = behaviour.status
+    match behaviour.shape:
+        case Shape.ERROR:
+            kind, code = ERRORS.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
+            code = behaviour.code or code
+            body = encode_error(BROKEN_BY_US, "insufficient_quota" if code == "insufficient_quota" else kind, code)
+            return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+        case Shape.BARE:
+            if 300 <= status < 400:
+                headers["Location"] = "http://127.0.0.1:9/"
+            text = None if status in (204, 304) else f"{status}\n"
+            return web.Response(text=text, status=status, headers=headers)
+        case Shape.HTML:
+            return web.Response(body=HTML, status=status, content_type="text/html", headers=headers)
+        case Shape.EMPTY:
+            kind = "text/event-stream" if call.stream else "application/json"
+            return web.Response(body=b"", content_type=kind, headers=headers)
+        case Shape.HANG:
+            await asyncio.Event().wait()
+    state.end(record, "broken")
+    drop_connection(request)
+    return web.Response()
+
+
+async def list_models(request: web.Request) -> web.Response:
+    _check_key_or_refuse(request)
+    return _json({"object": "list", "data": [_model(name) for name in MODELS]})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    _check_key_or_refuse(request)
+    name = request.match_info["model"]
+    if parse_behaviour(name) is None:
+        return _json(BadCall(404, f"The model '{name}' does not exist.", code="model_not_found").error, status=404)
+    return _json(_model(name))
+
+
+def _check_key_or_refuse(request: web.Request) -> None:
+    try:
+        _check_key(request.app[STATE], request)
+    except BadCall as refused:
+        raise web.HTTPUnauthorized(body=orjson.dumps(refused.error), content_type="application/json") from refused
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "simulator"}
+
+
+async def show_control(request: web.Request) -> web.Response:
+    return _json(
+        {
+            "models": {name: meaning for name, (meaning, _) in MODELS.items()},
+            "behaviours": {rule.name: rule.meaning for rule in RULES},
+            "combine": "MODEL+BEHAVIOUR+BEHAVIOUR, e.g. chat+stall-after-5+pace-20",
+            "pace_header": PACE_HEADER,
+            **request.app[STATE].summary(),
+        }
+    )
+
+
+async def set_control(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    try:
+        wanted = orjson.loads(await request.read())
+        if not isinstance(wanted, dict):
+            raise ValueError("the body must be a JSON object")
+        if unknown := set(wanted) - {"reset", "faults", "pace_ms"}:
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        pace_ms = wanted.get("pace_ms", state.pace_ms)
+        if not isinstance(pace_ms, int) or isinstance(pace_ms, bool) or pace_ms < 0:
+            raise ValueError("pace_ms: must be a whole number from 0")
+        if wanted.get("reset"):
+            state.reset()
+        if "faults" in wanted:
+            state.set_faults(wanted["faults"])
+        state.pace_ms = pace_ms
+    except ValueError as error:
+        return _json(BadCall(400, str(error)).error, status=400)
+    return _json(state.summary())
+
+
+async def show_requests(request: web.Request) -> web.Response:
+    last, model = request.query.get("last", ""), request.query.get("model")
+    records = [record for record in request.app[STATE].records if model is None or record.model == model]
+    if last.isdecimal():
+        records = records[len(records) - min(int(last), len(records)) :]
+    return _json({"requests": [asdict(record) for record in records]})
+
+
+def _json(body: Any, *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
