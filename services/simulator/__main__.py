@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -58,7 +59,9 @@ def main() -> int:
                 )
             )
     except OSError as error:
-        print(f"simulator: cannot listen on {chosen.host}:{chosen.port}: {error.strerror}", file=sys.stderr)
+        print(
+            f"simulator: cannot listen on {chosen.host}:{chosen.port}: {os.strerror(error.errno or 0)}", file=sys.stderr
+        )
         return 1
     return 0
 

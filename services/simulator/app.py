@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from ssl import SSLContext
@@ -50,7 +50,7 @@ ERRORS = {
 
 
 def create_app(state: State | None = None) -> web.Application:
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[refuse])
     app[STATE] = state or State()
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_get("/v1/models", list_models)
@@ -79,6 +79,17 @@ async def serving(
         await runner.cleanup()
 
 
+@web.middleware
+async def refuse(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """A BadCall from any endpoint becomes an OpenAI error object."""
+    try:
+        return await handler(request)
+    except BadCall as refused:
+        return _json(refused.error, status=refused.status)
+
+
 async def chat(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     raw = await request.read()
@@ -91,7 +102,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     except BadCall as refused:
         record.status = refused.status
         state.end(record, "refused")
-        return _json(refused.error, status=refused.status)
+        raise
     except (asyncio.CancelledError, ConnectionError):
         state.end(record, "client_gone")
         raise
@@ -99,12 +110,12 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, state: State, record: Record, raw: bytes) -> web.StreamResponse:
-    _check_key(state, request)
+    _check_key(request)
     body, call = _read(record, raw)
     record.behaviour = state.behaviour_name(call.model)
     behaviour = parse_behaviour(record.behaviour)
     if behaviour is None:
-        raise BadCall(404, f"The model '{call.model}' does not exist.", param="model", code="model_not_found")
+        raise _unknown(call.model)
     for name in behaviour.refused_fields:
         if name in body:
             raise BadCall(400, f"Unsupported parameter: '{name}'.", param=name, code="unsupported_parameter")
@@ -128,7 +139,12 @@ async def _answer(request: web.Request, state: State, record: Record, raw: bytes
     )
 
 
-def _check_key(state: State, request: web.Request) -> None:
+def _unknown(model: str) -> BadCall:
+    return BadCall(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
+
+
+def _check_key(request: web.Request) -> None:
+    state = request.app[STATE]
     if state.api_key is None:
         return
     sent = request.headers.get("Authorization", "")
@@ -185,23 +201,16 @@ async def _misshapen(
 
 
 async def list_models(request: web.Request) -> web.Response:
-    _check_key_or_refuse(request)
+    _check_key(request)
     return _json({"object": "list", "data": [_model(name) for name in MODELS]})
 
 
 async def show_model(request: web.Request) -> web.Response:
-    _check_key_or_refuse(request)
+    _check_key(request)
     name = request.match_info["model"]
     if parse_behaviour(name) is None:
-        return _json(BadCall(404, f"The model '{name}' does not exist.", code="model_not_found").error, status=404)
+        raise _unknown(name)
     return _json(_model(name))
-
-
-def _check_key_or_refuse(request: web.Request) -> None:
-    try:
-        _check_key(request.app[STATE], request)
-    except BadCall as refused:
-        raise web.HTTPUnauthorized(body=orjson.dumps(refused.error), content_type="application/json") from refused
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -237,7 +246,7 @@ async def set_control(request: web.Request) -> web.Response:
             state.set_faults(wanted["faults"])
         state.pace_ms = pace_ms
     except ValueError as error:
-        return _json(BadCall(400, str(error)).error, status=400)
+        raise BadCall(400, str(error)) from error
     return _json(state.summary())
 
 

@@ -1,0 +1,46 @@
+"""The simulator as a process: one line when it is up, one line when it cannot be, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+
+import aiohttp
+import pytest
+
+
+async def start(*arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.simulator",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+async def test_it_says_where_it_listens_and_ends_cleanly_with_a_live_stream(stop: signal.Signals) -> None:
+    process = await start("--port", "0", "--pace-ms", "20")
+    assert process.stdout is not None
+    url = (await process.stdout.readline()).decode().removeprefix("simulator: ").strip()
+    body = {"model": "long-1000", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/chat/completions", json=body) as reply:
+        assert await reply.content.readany()
+        process.send_signal(stop)
+        async with asyncio.timeout(3):
+            assert await process.wait() == 0
+    assert process.stderr is not None
+    assert await process.stderr.read() == b""
+
+
+async def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await start("--port", str(port))
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode() == f"simulator: cannot listen on 127.0.0.1:{port}: Address already in use\n"
