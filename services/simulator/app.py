@@ -103,9 +103,12 @@ async def chat(request: web.Request) -> web.StreamResponse:
         record.status = refused.status
         state.end(record, "refused")
         raise
-    except (asyncio.CancelledError, ConnectionError):
+    except asyncio.CancelledError:
         state.end(record, "client_gone")
         raise
+    except ConnectionError:
+        state.end(record, "client_gone")
+        return web.Response()
     return response
 
 

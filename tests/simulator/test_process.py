@@ -37,6 +37,39 @@ async def test_it_says_where_it_listens_and_ends_cleanly_with_a_live_stream(stop
     assert await process.stderr.read() == b""
 
 
+class Hammer(asyncio.Protocol):
+    """Asks for streams, one after the other, without reading what they say."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if data.endswith(b"0\r\n\r\n"):
+            self.transport.write(self._request)
+
+
+async def test_clients_that_vanish_under_load_are_no_errors_of_ours() -> None:
+    process = await start("--port", "0")
+    assert process.stdout is not None
+    port = int((await process.stdout.readline()).decode().split(":")[-1].split("/")[0])
+    body = b'{"model":"chat","stream":true,"messages":[{"role":"user","content":"hello there"}]}'
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    loop = asyncio.get_running_loop()
+    for _ in range(5):
+        pairs = [await loop.create_connection(lambda: Hammer(request), "127.0.0.1", port) for _ in range(32)]
+        await asyncio.sleep(0.1)
+        for transport, _ in pairs:
+            transport.abort()
+    process.terminate()
+    _, said = await process.communicate()
+    assert (process.returncode, said) == (0, b"")
+
+
 async def test_a_taken_port_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
