@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from typing import cast
 
 import httptools
 import uvloop
@@ -49,8 +50,7 @@ LAST = delta("", '"stop"') + USAGE + event("[DONE]") + b"0\r\n\r\n"
 
 class Provider(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         self.parser = httptools.HttpRequestParser(self)
         self.body = b""
         self.tasks: set[asyncio.Task[None]] = set()

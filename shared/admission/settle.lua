@@ -1,0 +1,85 @@
+-- Settle one call, once: its reservation becomes spending and its slots become free. Or, in mode `estimate`, book a
+-- reservation that nobody settled.
+--
+-- KEYS[1] reservations, KEYS[2] reservation records, KEYS[3] estimate tombstone, KEYS[4] done marker, then per cell:
+--   t: the rate cell; c: the concurrency cell; b: the budget cell and its unconfirmed hash
+-- ARGV[1] now in µs since 2026-01-01 or ''  [2] event id  [3] boot of the admission  [4] mode: actual | estimate
+--     [5] actual cost  [6] actual tokens  [7..] per cell: kind, µs per token, burst
+-- Returns {1, cost} settled; {0} it was already; {3, difference} an estimate was corrected; {4} booked without a record
+-- Invariant: an event id changes `spent` of a cell once as actual, or once as estimate and then at most once by the difference.
+local EPOCH_S = 1767225600
+local now_us = tonumber(ARGV[1])
+if not now_us then
+  local t = redis.call('TIME')
+  now_us = (tonumber(t[1]) - EPOCH_S) * 1000000 + tonumber(t[2])
+end
+local id, boot, estimate = ARGV[2], ARGV[3], ARGV[4] == 'estimate'
+local cost, tokens = ARGV[5], tonumber(ARGV[6])
+local record = redis.call('HGET', KEYS[2], id)
+local reserved, rate_tokens
+if record then
+  local of_boot, a, b = string.match(record, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n')
+  boot, reserved, rate_tokens = of_boot, a, tonumber(b)
+  if estimate then
+    cost = reserved
+    redis.call('SET', KEYS[3], cost, 'EX', 86400)
+  end
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[1], id)
+elseif estimate then
+  return {0}
+end
+
+local booked_estimate = (not record) and redis.call('GET', KEYS[3])
+local first = record or booked_estimate
+local result = record and 1 or 0
+local k = 5
+for i = 7, #ARGV, 3 do
+  local kind, key = ARGV[i], KEYS[k]
+  if kind == 't' then
+    if record and not estimate then
+      local per, span = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 1]) * tonumber(ARGV[i + 2])
+      local tat = tonumber(redis.call('GET', key) or now_us) + (tokens - rate_tokens) * per
+      if tat > now_us + span + 1000000 then tat = now_us + span + 1000000 end
+      if tat <= now_us then redis.call('DEL', key)
+      else redis.call('SET', key, string.format('%.17g', tat), 'PX', math.ceil((tat - now_us) / 1000) + 1000) end
+    end
+    k = k + 1
+  elseif kind == 'c' then
+    redis.call('ZREM', key, id)
+    k = k + 1
+  else
+    local of_cell = redis.call('HGET', key, 'boot')
+    if record then
+      if of_cell == boot then
+        redis.call('HINCRBY', key, 'reserved', '-' .. reserved)
+        redis.call('HINCRBY', key, 'spent', cost)
+      elseif not of_cell then
+        redis.call('HSETNX', KEYS[k + 1], id, cost)
+        redis.call('EXPIRE', KEYS[k + 1], 3456000)
+      else
+        redis.call('HINCRBY', key, 'spent', cost)
+      end
+    elseif booked_estimate then
+      if of_cell then
+        redis.call('HINCRBY', key, 'spent', string.format('%.0f', tonumber(cost) - tonumber(booked_estimate)))
+      else
+        redis.call('HSETNX', KEYS[k + 1], id, cost)
+        redis.call('EXPIRE', KEYS[k + 1], 3456000)
+      end
+      result = 3
+    elseif not of_cell then
+      if redis.call('HSETNX', KEYS[k + 1], id, cost) == 1 then result = 4 end
+      redis.call('EXPIRE', KEYS[k + 1], 3456000)
+    elseif of_cell ~= boot then
+      if not first then first = redis.call('SET', KEYS[4], '1', 'NX', 'EX', 3600) and 'new' or 'again' end
+      if first == 'new' then
+        redis.call('HINCRBY', key, 'spent', cost)
+        result = 4
+      end
+    end
+    k = k + 2
+  end
+end
+if booked_estimate then redis.call('DEL', KEYS[3]) end
+return {result, cost}
