@@ -244,7 +244,7 @@ class Lane:
         """A call later than the deadline ends the connection: its answer could no longer be told from the next one's."""
         late: float | None = None
         while True:
-            await asyncio.sleep(SWEEP_S)  # noqa: ASYNC110 - a sweep, not a wait for a condition
+            await asyncio.sleep(SWEEP_S)
             wire = self._wire
             oldest_s = wire.oldest_s() if wire is not None else None
             if wire is None or oldest_s is None or self._now() - oldest_s <= self._deadline_s:

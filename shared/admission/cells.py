@@ -1,0 +1,120 @@
+"""Cells: the limits and budgets of one key, compiled once into Redis keys and script arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from shared.admission.window import Rate
+from shared.clock import utc
+from shared.domain.limits import Budget, Limit, Mode, Scope, period_end
+from shared.store import keys
+
+FOREVER_S = float("inf")
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One thing that an admission checks. `kind`: r, t, c, b; capital letters count without refusing."""
+
+    kind: str
+    key: bytes
+    scope: Scope
+    scope_id: str
+    limit: int
+    rate: Rate | None = None
+    budget: Budget | None = None
+
+    @property
+    def enforced(self) -> bool:
+        return self.kind.islower()
+
+
+class Cells(msgspec.Struct, frozen=True):
+    """Everything about a key's cells that a call needs ready-made. Valid until `expires_s`: a budget's period ends then."""
+
+    organisation_id: str
+    cells: tuple[Cell, ...]
+    expires_s: float
+    admit_keys: tuple[bytes, ...]
+    admit_args: tuple[bytes, ...]
+    settle_keys: tuple[bytes, ...]
+    settle_args: tuple[bytes, ...]
+    record: bytes
+    """The cells that a settlement touches, as JSON in the reservation, for whoever must settle it."""
+
+    @property
+    def hard_budget(self) -> bool:
+        return any(cell.kind == "b" for cell in self.cells)
+
+
+def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequence[Budget], now_s: float) -> Cells:
+    """Requests first, tokens, concurrency, budgets last: the order of the scripts' arguments."""
+    now = utc(now_s)
+    cells = [cell for limit in limits for cell in _of_limit(organisation_id, limit)]
+    cells.sort(key=lambda cell: "rtc".index(cell.kind.lower()))
+    cells += [_of_budget(organisation_id, budget, now) for budget in budgets]
+    ends = [period_end(budget.period, now) for budget in budgets]
+    settled = [cell for cell in cells if cell.kind.lower() != "r"]
+    return Cells(
+        organisation_id=organisation_id,
+        cells=tuple(cells),
+        expires_s=min((end.timestamp() for end in ends if end is not None), default=FOREVER_S),
+        admit_keys=(keys.reservations(organisation_id), keys.reservation_records(organisation_id))
+        + tuple(cell.key for cell in cells),
+        admit_args=tuple(argument for cell in cells for argument in _arguments(cell)),
+        settle_keys=settle_keys([(cell.kind.lower(), cell.key) for cell in settled]),
+        settle_args=tuple(argument for cell in settled for argument in _settle_arguments(cell)),
+        record=json.dumps(
+            [
+                [cell.kind.lower(), cell.key.decode(), *([cell.rate.us_per_unit, cell.rate.burst] if cell.rate else [])]
+                for cell in settled
+            ],
+            separators=(",", ":"),
+        ).encode(),
+    )
+
+
+def settle_keys(cells: Sequence[tuple[str, bytes]]) -> tuple[bytes, ...]:
+    """A budget cell travels with its unconfirmed hash."""
+    return tuple(key for kind, cell in cells for key in ((cell, keys.unconfirmed(cell)) if kind == "b" else (cell,)))
+
+
+def _of_limit(organisation_id: str, limit: Limit) -> list[Cell]:
+    shadow = limit.mode is Mode.SHADOW
+    made = []
+    if limit.requests_per_minute is not None:
+        rate = Rate.per_minute(limit.requests_per_minute, limit.burst_requests)
+        key = keys.request_rate(organisation_id, limit.scope, limit.scope_id)
+        made.append(("r", key, limit.requests_per_minute, rate))
+    if limit.tokens_per_minute is not None:
+        rate = Rate.per_minute(limit.tokens_per_minute, limit.burst_tokens)
+        key = keys.token_rate(organisation_id, limit.scope, limit.scope_id)
+        made.append(("t", key, limit.tokens_per_minute, rate))
+    if limit.concurrent_requests is not None:
+        key = keys.concurrency(organisation_id, limit.scope, limit.scope_id)
+        made.append(("c", key, limit.concurrent_requests, None))  # type: ignore[arg-type]
+    return [
+        Cell(kind.upper() if shadow else kind, key, limit.scope, limit.scope_id, most, rate)
+        for kind, key, most, rate in made
+    ]
+
+
+def _of_budget(organisation_id: str, budget: Budget, now: datetime) -> Cell:
+    key = keys.budget(organisation_id, budget.budget_id, keys.period_label(budget.period, now))
+    kind = "b" if budget.hard else "B"
+    return Cell(kind, key, budget.scope, budget.scope_id, budget.limit_nano_usd, None, budget)
+
+
+def _arguments(cell: Cell) -> tuple[bytes, bytes, bytes]:
+    if cell.rate is not None:
+        return cell.kind.encode(), b"%.17g" % cell.rate.us_per_unit, b"%d" % cell.rate.burst
+    return cell.kind.encode(), b"%d" % cell.limit, b""
+
+
+def _settle_arguments(cell: Cell) -> tuple[bytes, bytes, bytes]:
+    if cell.rate is not None:
+        return b"t", b"%.17g" % cell.rate.us_per_unit, b"%d" % cell.rate.burst
+    return cell.kind.lower().encode(), b"", b""

@@ -1,0 +1,89 @@
+"""Estimate (pure): the most that a call can cost, and the tokens that its rate limits are charged at admission.
+
+Two different numbers on purpose. A budget must never be overshot, so it reserves a true upper bound: no tokenizer makes
+more than one token of a UTF-8 byte, so the body's bytes bound its input, and the output cap bounds the rest. A rate limit
+would be useless at that bound (a 128k cap would eat a minute's tokens), so it is charged what such calls typically use, and
+corrected when the truth is known.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from shared.admission.budget import Bound
+from shared.domain.catalogue import Model
+from shared.domain.money import MTOK
+
+MESSAGE_OVERHEAD_TOKENS = 16
+"""Chat templates add a few tokens per message (role markers, separators): OpenAI's cookbook counts 3 to 4."""
+CALL_OVERHEAD_TOKENS = 512
+"""Templates' preambles, tool-use system prompts (Anthropic documents up to 346) and reply priming."""
+MEDIA_URL_TOKENS = 100_000
+"""What a provider can make of one image, audio or file that it fetches by URL: its bytes are not in the body, so they do
+not bound it. The largest documented cost of one image is below 10k tokens; a fetched PDF of 100 pages is below 100k."""
+BYTES_PER_TOKEN = 4
+TYPICAL_OUTPUT_TOKENS = 512
+
+
+class Quote(msgspec.Struct, frozen=True):
+    """What admission reserves. `priced` False: the price or the output maximum is unknown, so there is no bound."""
+
+    bound: Bound
+    input_tokens_bound: int
+    rate_tokens: int
+    priced: bool
+
+
+def quote(
+    *,
+    body_bytes: int,
+    messages: int,
+    media_urls: int,
+    model: Model,
+    max_tokens: int | None,
+    choices: int,
+    typical_output_tokens: int,
+) -> Quote:
+    """`max_tokens` is the client's cap per choice; without one the model's maximum stands."""
+    input_tokens = (
+        body_bytes + messages * MESSAGE_OVERHEAD_TOKENS + CALL_OVERHEAD_TOKENS + media_urls * MEDIA_URL_TOKENS
+    )
+    cap = model.max_output_tokens if max_tokens is None else max_tokens
+    if max_tokens is not None and model.max_output_tokens is not None:
+        cap = min(max_tokens, model.max_output_tokens)
+    rate_tokens = -(-body_bytes // BYTES_PER_TOKEN) + choices * (
+        typical_output_tokens if cap is None else min(cap, typical_output_tokens)
+    )
+    price = model.price
+    if price is None or cap is None:
+        bound = Bound(0, 0, 0, cap, choices)
+        return Quote(bound, input_tokens, rate_tokens, priced=False)
+    fixed = -(-input_tokens * price.dearest_input_nano_per_mtok // MTOK) + price.request_nano
+    output_price = price.dearest_output_nano_per_mtok
+    full = fixed + -(-cap * choices * output_price // MTOK)
+    return Quote(Bound(fixed, full, output_price, cap, choices), input_tokens, rate_tokens, priced=True)
+
+
+class TypicalOutput:
+    """A running high estimate of how many output tokens a key's calls to a model use.
+
+    Rises to a new maximum at once in half steps and falls slowly, so it stays near the 90th percentile of what was seen.
+    """
+
+    def __init__(self, most: int = 20_000) -> None:
+        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._most = most
+
+    def estimate(self, key_id: str, model: str) -> int:
+        return int(self._seen.get((key_id, model), TYPICAL_OUTPUT_TOKENS))
+
+    def observe(self, key_id: str, model: str, output_tokens: int) -> None:
+        known = self._seen.get((key_id, model))
+        if known is None:
+            if len(self._seen) >= self._most:
+                self._seen.popitem(last=False)
+            known = float(TYPICAL_OUTPUT_TOKENS)
+        share = 0.5 if output_tokens > known else 0.05
+        self._seen[key_id, model] = max(1.0, known + (output_tokens - known) * share)

@@ -1,0 +1,116 @@
+"""Seeding: a budget cell that Redis lacks is rebuilt from the truth, never taken for zero.
+
+The truth has three parts: what Postgres has booked, what was settled but is still on its way there (nodes' logs tell it
+when they register under a new boot, and settlements of unseeded cells say so themselves), and what calls in flight have
+reserved. Postgres is asked for the sum and for the ids on their way in one snapshot; seed.lua refuses if another id came
+in meanwhile, and then Postgres is asked again. So nothing is lost and nothing counted twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from importlib.resources import files
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.admission.cells import Cell, Cells
+from shared.admission.presence import Presence
+from shared.domain.limits import Budget, Period, period_end
+from shared.store import keys
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""A node that is silent this long after a boot began is taken for dead; what it knew comes back from its log later."""
+KEEP_S = 2 * 24 * 3600
+TRIES = 50
+
+
+class SpentSource(Protocol):
+    """The ledger's answer, from one snapshot."""
+
+    async def spent(
+        self, budget: Budget, start: datetime, end: datetime | None, event_ids: Sequence[str]
+    ) -> tuple[int, frozenset[str]]:
+        """Nano-USD booked for the budget's scope in [start, end), and which of `event_ids` are booked."""
+        ...
+
+
+class Seeder:
+    def __init__(self, redis: Redis, presence: Presence, ledger: SpentSource) -> None:
+        self._redis = redis
+        self._presence = presence
+        self._ledger = ledger
+        self._script = redis.register_script(files("shared.admission").joinpath("seed.lua").read_text())
+        self._running: dict[bytes, asyncio.Task[bool]] = {}
+
+    async def seed(self, cells: Cells) -> bool:
+        """Rebuild every budget cell of a key that needs it. False: it cannot be done now."""
+        try:
+            await self._presence.refresh()
+        except (RedisError, OSError, TimeoutError):
+            return False
+        budgets = [cell for cell in cells.cells if cell.budget is not None]
+        results = await asyncio.gather(*(self._shared(cells.organisation_id, cell) for cell in budgets))
+        return all(results)
+
+    async def _shared(self, organisation_id: str, cell: Cell) -> bool:
+        """Concurrent callers for one cell share one seeding."""
+        task = self._running.get(cell.key)
+        if task is None or task.done():
+            task = self._running[cell.key] = asyncio.ensure_future(self._guarded(organisation_id, cell))
+            task.add_done_callback(lambda _: self._running.pop(cell.key, None))
+        return await asyncio.shield(task)
+
+    async def _guarded(self, organisation_id: str, cell: Cell) -> bool:
+        try:
+            return await self._seed(organisation_id, cell)
+        except Exception as error:  # Postgres or Redis is away, in one of their many ways to say so
+            log.warning("a budget cannot be rebuilt now: %s", type(error).__name__)
+            return False
+
+    async def _seed(self, organisation_id: str, cell: Cell) -> bool:
+        boot, budget = self._presence.boot, cell.budget
+        assert budget is not None
+        if boot is None:
+            return False
+        await self._everybody(boot)
+        start, end = period_of(cell.key, budget.period)
+        waiting = keys.unconfirmed(cell.key)
+        for _ in range(TRIES):
+            ids = [name.decode() for name in await self._redis.hkeys(waiting)]  # type: ignore[misc, arg-type]
+            spent, present = await self._ledger.spent(budget, start, end, ids)
+            arguments: list[str | int] = [boot, spent, 0 if end is None else int(end.timestamp()) + KEEP_S]
+            for event_id in ids:
+                arguments += [event_id, "1" if event_id in present else "0"]
+            reply = await self._script(
+                keys=[cell.key, waiting, keys.reservation_records(organisation_id)], args=arguments
+            )
+            if reply[0] != 2:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    async def _everybody(self, boot: str) -> None:
+        """Until each live node has told what it knows, or has had its time."""
+        born_s = int(boot.partition("-")[0]) / 1_000_000
+        while not self._presence.expected <= await self._presence.registered(boot):
+            seconds, micros = await self._redis.time()
+            if seconds + micros / 1_000_000 - born_s > PATIENCE_S:
+                return
+            await asyncio.sleep(0.05)
+
+
+def period_of(cell_key: bytes, period: Period) -> tuple[datetime, datetime | None]:
+    """The period that a cell's key names."""
+    label = cell_key.rpartition(b":")[2].decode()
+    if label == "total":
+        return datetime(1970, 1, 1, tzinfo=UTC), None
+    day = date.fromisoformat(label)
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return start, period_end(period, start)

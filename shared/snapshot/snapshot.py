@@ -1,0 +1,184 @@
+"""Snapshot: configuration as a node serves it. Frozen, indexed, versioned by epoch, swapped whole."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from shared.domain.catalogue import Connection, Deployment, Model, Provider
+from shared.domain.limits import Budget, Limit, Scope
+from shared.domain.money import Price
+from shared.domain.tenancy import Principal
+from shared.store.configuration import Configuration, KeyRow
+
+MOST_NAMES = 20_000
+
+Scoped = TypeVar("Scoped", Limit, Budget)
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """A key with everything that decides about its calls: limits and budgets of organisation, team and key."""
+
+    principal: Principal
+    digests: tuple[bytes, ...]
+    expires_at_s: float | None
+    revoked: bool
+    limits: tuple[Limit, ...]
+    budgets: tuple[Budget, ...]
+
+
+class Snapshot:
+    """Look-ups are dictionary gets; what they find is made once and kept for the snapshot's life."""
+
+    def __init__(
+        self,
+        epoch: int,
+        keys: Mapping[str, KeyRow],
+        limits: Sequence[Limit],
+        budgets: Sequence[Budget],
+        connections: Sequence[Connection],
+        prices: Mapping[str, Price],
+        providers: Mapping[str, Provider],
+    ) -> None:
+        self.epoch = epoch
+        self.key_rows = keys
+        self._limits = _by_scope(limits)
+        self._budgets = _by_scope(budgets)
+        self._prices = prices
+        self._providers = providers
+        self._connections: dict[str, list[Connection]] = defaultdict(list)
+        for connection in connections:
+            provider = providers.get(connection.provider)
+            names = {connection.prefix}
+            if provider is not None and connection.prefix == provider.prefix:
+                names.update(provider.aliases)
+            for name in names:
+                self._connections[name].append(connection)
+        self._entries: dict[str, KeyEntry] = {}
+        self._deployments: dict[tuple[str, str], Deployment | None] = {}
+
+    def key(self, public_id: str) -> KeyEntry | None:
+        entry = self._entries.get(public_id)
+        if entry is not None:
+            return entry
+        row = self.key_rows.get(public_id)
+        if row is None:
+            return None
+        scopes = (
+            (Scope.ORGANISATION, row.organisation_id),
+            (Scope.TEAM, row.team_id),
+            (Scope.KEY, row.key_id),
+        )
+        entry = KeyEntry(
+            principal=Principal(
+                organisation_id=row.organisation_id, team_id=row.team_id, key_id=row.key_id, key_name=row.name
+            ),
+            digests=(row.digest,),
+            expires_at_s=row.expires_at_s,
+            revoked=row.revoked,
+            limits=tuple(limit for scope in scopes for limit in self._limits.get(scope, ())),
+            budgets=self.budgets_for(row.organisation_id, row.team_id, row.key_id),
+        )
+        self._entries[public_id] = entry
+        return entry
+
+    def budgets_for(self, organisation_id: str, team_id: str, key_id: str) -> tuple[Budget, ...]:
+        """Every budget that a call of this key counts against."""
+        scopes = ((Scope.ORGANISATION, organisation_id), (Scope.TEAM, team_id), (Scope.KEY, key_id))
+        return tuple(budget for scope in scopes for budget in self._budgets.get(scope, ()))
+
+    def deployment(self, name: str, organisation_id: str) -> Deployment | None:
+        """What `prefix/model-id` stands for, for this organisation; None when it may not or cannot be reached."""
+        asked = (organisation_id, name)
+        try:
+            return self._deployments[asked]
+        except KeyError:
+            found = self._find(name, organisation_id)
+        if len(self._deployments) >= MOST_NAMES:
+            self._deployments.clear()  # any client can ask for any name: the cache is bounded, not grown
+        self._deployments[asked] = found
+        return found
+
+    def models(self, organisation_id: str) -> list[Deployment]:
+        """What can be listed: the models that connections or the catalogue name."""
+        listed: dict[str, Deployment] = {}
+        for connection in self._visible(organisation_id):
+            provider = self._providers[connection.provider]
+            for model_id in connection.models or provider.models:
+                deployment = self.deployment(f"{connection.prefix}/{model_id}", organisation_id)
+                if deployment is not None:
+                    listed.setdefault(deployment.name, deployment)
+        return [listed[name] for name in sorted(listed)]
+
+    def suggestions(self, name: str, organisation_id: str) -> list[str]:
+        """Up to three names that look like what was asked for."""
+        names = [deployment.name for deployment in self.models(organisation_id)]
+        return difflib.get_close_matches(name[:200], names, n=3, cutoff=0.6)
+
+    def _visible(self, organisation_id: str) -> list[Connection]:
+        seen = {id(c): c for connections in self._connections.values() for c in connections}
+        return [
+            c for c in seen.values() if c.organisation_id in (None, organisation_id) and c.provider in self._providers
+        ]
+
+    def _find(self, name: str, organisation_id: str) -> Deployment | None:
+        prefix, slash, model_id = name.partition("/")
+        if not slash or not model_id:
+            return None
+        for connection in self._connections.get(prefix, ()):
+            provider = self._providers.get(connection.provider)
+            if provider is None or connection.organisation_id not in (None, organisation_id):
+                continue
+            model = connection.models.get(model_id) if connection.models else Model(model_id=model_id)
+            if model is not None:
+                return Deployment(
+                    provider=provider, connection=connection, model=self._known(connection, provider, model)
+                )
+        return None
+
+    def _known(self, connection: Connection, provider: Provider, model: Model) -> Model:
+        """The model with what the catalogue and the operator's prices know about it; what a connection says wins."""
+        facts = provider.models.get(model.model_id)
+        if facts is not None:
+            model = msgspec.structs.replace(
+                model,
+                context_tokens=model.context_tokens or facts.context_tokens,
+                max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
+                capabilities=model.capabilities | facts.capabilities,
+                price=model.price or facts.price,
+            )
+        price = self._prices.get(f"{connection.prefix}/{model.model_id}")
+        return model if price is None else msgspec.structs.replace(model, price=price)
+
+
+def build(
+    configuration: Configuration,
+    providers: Mapping[str, Provider],
+    built_in: Iterable[Connection] = (),
+    previous: Snapshot | None = None,
+) -> Snapshot:
+    """A snapshot of `configuration`; its keys are the previous snapshot's with the changed ones put in."""
+    keys = {} if previous is None else dict(previous.key_rows)
+    for row in configuration.keys:
+        keys[row.public_id] = row
+    return Snapshot(
+        configuration.epoch,
+        keys,
+        configuration.limits,
+        configuration.budgets,
+        (*built_in, *configuration.connections),
+        configuration.prices,
+        providers,
+    )
+
+
+def _by_scope(items: Sequence[Scoped]) -> dict[tuple[Scope, str], tuple[Scoped, ...]]:
+    found: dict[tuple[Scope, str], tuple[Scoped, ...]] = {}
+    for item in items:
+        place = (item.scope, item.scope_id)
+        found[place] = (*found.get(place, ()), item)
+    return found

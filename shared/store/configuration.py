@@ -1,0 +1,135 @@
+"""Configuration: what a snapshot is built from, read in one consistent view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.domain.catalogue import Connection, Model
+from shared.domain.limits import Budget, Limit, Mode, Period, Scope
+from shared.domain.money import Price
+from shared.store import keys
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key as stored. `expires_at_s` and `revoked` decide; the digest recognises."""
+
+    key_id: str
+    public_id: str
+    organisation_id: str
+    team_id: str
+    name: str
+    digest: bytes
+    expires_at_s: float | None
+    revoked: bool
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """Everything at one epoch; of keys, those that changed after the epoch that was asked for."""
+
+    epoch: int
+    keys: tuple[KeyRow, ...]
+    limits: tuple[Limit, ...]
+    budgets: tuple[Budget, ...]
+    connections: tuple[Connection, ...]
+    prices: Mapping[str, Price]
+
+
+async def epoch(pool: AsyncEngine) -> int:
+    async with pool.connect() as connection:
+        return int(await connection.scalar(text("SELECT epoch FROM configuration_epoch")) or 0)
+
+
+async def announce(redis: Redis, now_epoch: int) -> None:
+    """Tell every node that there is a new epoch; they also look by themselves."""
+    await redis.publish(keys.CONFIG_CHANNEL, str(now_epoch))
+
+
+async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:
+    """One repeatable-read view. Only keys changed after `after_epoch` are read: a node keeps the others."""
+    async with pool.connect() as plain:
+        connection = await plain.execution_options(isolation_level="REPEATABLE READ")
+        async with connection.begin():
+            now_epoch = int(await connection.scalar(text("SELECT epoch FROM configuration_epoch")) or 0)
+            return Configuration(
+                epoch=now_epoch,
+                keys=await _keys(connection, after_epoch),
+                limits=await _limits(connection),
+                budgets=await _budgets(connection),
+                connections=await _connections(connection),
+                prices=await _prices(connection),
+            )
+
+
+async def _keys(connection: AsyncConnection, after_epoch: int) -> tuple[KeyRow, ...]:
+    rows = await connection.execute(
+        text(
+            "SELECT id, public_id, organisation_id, team_id, name, digest, extract(epoch FROM expires_at)::float8 AS expires, "
+            "revoked_at IS NOT NULL AS revoked FROM keys WHERE epoch > :after"
+        ),
+        {"after": after_epoch},
+    )
+    return tuple(
+        KeyRow(r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked)
+        for r in rows
+    )
+
+
+async def _limits(connection: AsyncConnection) -> tuple[Limit, ...]:
+    rows = await connection.execute(text("SELECT * FROM limits"))
+    return tuple(
+        Limit(
+            scope=Scope(r.scope),
+            scope_id=r.scope_id,
+            requests_per_minute=r.requests_per_minute,
+            tokens_per_minute=r.tokens_per_minute,
+            concurrent_requests=r.concurrent_requests,
+            burst_requests=r.burst_requests,
+            burst_tokens=r.burst_tokens,
+            mode=Mode(r.mode),
+        )
+        for r in rows
+    )
+
+
+async def _budgets(connection: AsyncConnection) -> tuple[Budget, ...]:
+    rows = await connection.execute(text("SELECT * FROM budgets"))
+    return tuple(
+        Budget(
+            budget_id=r.id,
+            scope=Scope(r.scope),
+            scope_id=r.scope_id,
+            limit_nano_usd=r.limit_nano_usd,
+            period=Period(r.period),
+            hard=r.hard,
+        )
+        for r in rows
+    )
+
+
+async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
+    rows = await connection.execute(text("SELECT * FROM connections ORDER BY name"))
+    return tuple(
+        Connection(
+            connection_id=r.id,
+            name=r.name,
+            provider=r.provider,
+            prefix=r.prefix,
+            base_url=r.base_url,
+            organisation_id=r.organisation_id,
+            sealed_credential=None if r.sealed_credential is None else bytes(r.sealed_credential),
+            credential_version=r.credential_version,
+            models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
+            **r.timeouts,
+        )
+        for r in rows
+    )
+
+
+async def _prices(connection: AsyncConnection) -> dict[str, Price]:
+    rows = await connection.execute(text("SELECT DISTINCT ON (model) model, price FROM prices ORDER BY model, id DESC"))
+    return {r.model: msgspec.convert(r.price, Price) for r in rows}
