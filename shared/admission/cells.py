@@ -62,8 +62,11 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         organisation_id=organisation_id,
         cells=tuple(cells),
         expires_s=min((end.timestamp() for end in ends if end is not None), default=FOREVER_S),
-        admit_keys=(keys.reservations(organisation_id), keys.reservation_records(organisation_id))
-        + tuple(cell.key for cell in cells),
+        admit_keys=(
+            keys.reservations(organisation_id),
+            keys.reservation_records(organisation_id),
+            *(cell.key for cell in cells),
+        ),
         admit_args=tuple(argument for cell in cells for argument in _arguments(cell)),
         settle_keys=settle_keys([(cell.kind.lower(), cell.key) for cell in settled]),
         settle_args=tuple(argument for cell in settled for argument in _settle_arguments(cell)),
@@ -97,8 +100,7 @@ def _of_limit(organisation_id: str, limit: Limit) -> list[Cell]:
         key = keys.concurrency(organisation_id, limit.scope, limit.scope_id)
         made.append(("c", key, limit.concurrent_requests, None))  # type: ignore[arg-type]
     return [
-        Cell(kind.upper() if shadow else kind, key, limit.scope, limit.scope_id, most, rate)
-        for kind, key, most, rate in made
+        Cell(kind.upper() if shadow else kind, key, limit.scope, limit.scope_id, most, rate) for kind, key, most, rate in made
     ]
 
 

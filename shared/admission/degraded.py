@@ -36,9 +36,7 @@ def share_of(cell: Cell, nodes: int) -> Cell:
 
 
 class DegradedGate:
-    def __init__(
-        self, clock: Clock, live_nodes: Callable[[], int], on_admission: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, live_nodes: Callable[[], int], on_admission: Callable[[], None] | None = None) -> None:
         self._clock = clock
         self._live_nodes = live_nodes
         self._on_admission = on_admission

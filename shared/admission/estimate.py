@@ -47,9 +47,7 @@ def quote(
     typical_output_tokens: int,
 ) -> Quote:
     """`max_tokens` is the client's cap per choice; without one the model's maximum stands."""
-    input_tokens = (
-        body_bytes + messages * MESSAGE_OVERHEAD_TOKENS + CALL_OVERHEAD_TOKENS + media_urls * MEDIA_URL_TOKENS
-    )
+    input_tokens = body_bytes + messages * MESSAGE_OVERHEAD_TOKENS + CALL_OVERHEAD_TOKENS + media_urls * MEDIA_URL_TOKENS
     cap = model.max_output_tokens if max_tokens is None else max_tokens
     if max_tokens is not None and model.max_output_tokens is not None:
         cap = min(max_tokens, model.max_output_tokens)

@@ -155,9 +155,7 @@ class Gate:
         expiry = b"%d" % expiry_ms
         for event_id, reservation in self._live.items():
             member = event_id.encode()
-            self._forget(
-                self._lane.call(b"ZADD", keys.reservations(reservation.cells.organisation_id), b"XX", expiry, member)
-            )
+            self._forget(self._lane.call(b"ZADD", keys.reservations(reservation.cells.organisation_id), b"XX", expiry, member))
             for cell in reservation.cells.cells:
                 if cell.kind in "cC":
                     self._forget(self._lane.call(b"ZADD", cell.key, b"XX", expiry, member))
@@ -165,7 +163,7 @@ class Gate:
     async def drained(self, timeout_s: float = 5.0) -> None:
         """Wait until every settlement has its answer (or its failure)."""
         deadline_s = asyncio.get_running_loop().time() + timeout_s
-        while self._unanswered and asyncio.get_running_loop().time() < deadline_s:
+        while self._unanswered and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def _ask(self, ask: Ask) -> list[int] | None:

@@ -89,9 +89,7 @@ class State:
                 tats[cell.key] = end.tat_us
                 if isinstance(end, Wait):
                     retry_ms = -1 if end.retry_ms is None else end.retry_ms
-                    if cell.enforced and (
-                        no is None or (no.retry_ms != -1 and (retry_ms == -1 or retry_ms > no.retry_ms))
-                    ):
+                    if cell.enforced and (no is None or (no.retry_ms != -1 and (retry_ms == -1 or retry_ms > no.retry_ms))):
                         no = No(number, retry_ms, cost, end.remaining)
                 rates.append(self._rate(cell, end, now_us))
             elif kind == "c":

@@ -88,9 +88,7 @@ class Seeder:
             arguments: list[str | int] = [boot, spent, 0 if end is None else int(end.timestamp()) + KEEP_S]
             for event_id in ids:
                 arguments += [event_id, "1" if event_id in present else "0"]
-            reply = await self._script(
-                keys=[cell.key, waiting, keys.reservation_records(organisation_id)], args=arguments
-            )
+            reply = await self._script(keys=[cell.key, waiting, keys.reservation_records(organisation_id)], args=arguments)
             if reply[0] != 2:
                 return True
             await asyncio.sleep(0.01)

@@ -74,8 +74,7 @@ async def _keys(connection: AsyncConnection, after_epoch: int) -> tuple[KeyRow, 
         {"after": after_epoch},
     )
     return tuple(
-        KeyRow(r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked)
-        for r in rows
+        KeyRow(r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked) for r in rows
     )
 
 

@@ -182,9 +182,7 @@ def parse(path: Path, text: str) -> Document:
     try:
         return Document.model_validate(data)
     except ValidationError as error:
-        faults = [
-            _fault(path, text, lines, dict(fault)) for fault in error.errors(include_input=False, include_url=False)
-        ]
+        faults = [_fault(path, text, lines, dict(fault)) for fault in error.errors(include_input=False, include_url=False)]
         raise DocumentError("\n".join(faults)) from None
 
 

@@ -211,9 +211,7 @@ class Lane:
                 _, wire = await loop.create_unix_connection(lambda: Wire(self._on_lost), address.path)
             else:
                 context = ssl.create_default_context() if address.tls else None
-                _, wire = await loop.create_connection(
-                    lambda: Wire(self._on_lost), address.host, address.port, ssl=context
-                )
+                _, wire = await loop.create_connection(lambda: Wire(self._on_lost), address.host, address.port, ssl=context)
             try:
                 await self._greet(wire)
             except BaseException:

@@ -1,0 +1,214 @@
+"""Ledger: usage events and their hourly sums in Postgres, each event counted once.
+
+The id decides. Nobody has it: booked. There is only an estimate and the truth arrives: the difference is booked once, as an
+adjustment. Anything else is a repetition and changes nothing. Events and sums change in one transaction, so the sums are
+exact at every moment.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.domain.identity import uuid7_time
+from shared.domain.limits import Budget, Scope
+from shared.domain.usage import EventKind, Outcome, UsageEvent
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("event_id", "uuid"), ("entry", "smallint"), ("occurred_at", "timestamptz"), ("kind", "text"),
+    ("organisation_id", "text"), ("team_id", "text"), ("key_id", "text"), ("provider", "text"), ("connection", "text"),
+    ("model", "text"), ("operation", "text"), ("stream", "boolean"), ("outcome", "text"), ("source", "text"),
+    ("input_tokens", "bigint"), ("output_tokens", "bigint"), ("cache_read_tokens", "bigint"),
+    ("cache_write_tokens", "bigint"), ("reasoning_tokens", "bigint"), ("cost_nano_usd", "bigint"),
+    ("unpriced", "boolean"), ("price_version", "text"), ("attempts", "integer"), ("duration_ms", "bigint"),
+    ("first_token_ms", "bigint"), ("request_id", "text"), ("node", "text"),
+)  # fmt: skip
+COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_nano_usd")
+SUMS = ("requests", "errors", "estimated", "unpriced", *COUNTS)
+PLACE = ("organisation_id", "team_id", "key_id", "provider", "connection", "model")
+
+INSERT = (
+    f"INSERT INTO usage_events ({', '.join(name for name, _ in COLUMNS)}) SELECT * FROM unnest("
+    + ", ".join(f"${number}::{kind}[]" for number, (_, kind) in enumerate(COLUMNS, 1))
+    + ") ON CONFLICT DO NOTHING RETURNING event_id::text"
+)
+UPSERT = (
+    f"INSERT INTO usage_hourly (hour, {', '.join(PLACE)}, {', '.join(SUMS)}) SELECT * FROM unnest($1::timestamptz[], "
+    + ", ".join(f"${number}::text[]" for number in range(2, 2 + len(PLACE)))
+    + ", "
+    + ", ".join(f"${number}::bigint[]" for number in range(2 + len(PLACE), 2 + len(PLACE) + len(SUMS)))
+    + f") ON CONFLICT (hour, {', '.join(PLACE)}) DO UPDATE SET "
+    + ", ".join(f"{name} = usage_hourly.{name} + excluded.{name}" for name in SUMS)
+)
+
+
+class Booked(msgspec.Struct, frozen=True):
+    """What a batch came to."""
+
+    inserted: int
+    adjusted: int
+    ignored: int
+
+
+async def book(pool: AsyncEngine, events: Sequence[UsageEvent]) -> Booked:
+    """One transaction for the whole batch. Raises what Postgres raises, and then nothing was booked."""
+    batch = _distinct(events)
+    async with pool.begin() as connection:
+        new_ids = await _insert(connection, [(event, 0) for event in batch])
+        inserted = [event for event in batch if event.event_id in new_ids]
+        late = [event for event in batch if event.event_id not in new_ids and event.kind is not EventKind.ESTIMATED]
+        adjustments = await _adjust(connection, late) if late else []
+        await _roll_up(connection, [(event, 1) for event in inserted] + [(event, 0) for event in adjustments])
+    return Booked(len(inserted), len(adjustments), len(events) - len(inserted) - len(adjustments))
+
+
+def _distinct(events: Sequence[UsageEvent]) -> list[UsageEvent]:
+    """One event an id, the truth before an estimate, in the order of ids so that two writers never deadlock."""
+    chosen: dict[str, UsageEvent] = {}
+    for event in events:
+        known = chosen.get(event.event_id)
+        if known is None or (known.kind is EventKind.ESTIMATED and event.kind is not EventKind.ESTIMATED):
+            chosen[event.event_id] = event
+    return [chosen[event_id] for event_id in sorted(chosen)]
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent, int]]) -> set[str]:
+    """The ids that were new."""
+    if not rows:
+        return set()
+    columns: list[list[Any]] = [[] for _ in COLUMNS]
+    for event, entry in rows:
+        known = {"entry": entry, "occurred_at": uuid7_time(event.event_id)}
+        for column, (name, _) in zip(columns, COLUMNS, strict=True):
+            column.append(known[name] if name in known else getattr(event, name))
+    result = await connection.exec_driver_sql(INSERT, tuple(columns))
+    return {row[0] for row in result}
+
+
+async def _adjust(connection: AsyncConnection, late: Sequence[UsageEvent]) -> list[UsageEvent]:
+    """Book what the truth adds to the estimates among the ids; the adjustments made."""
+    query = (
+        f"SELECT event_id::text, {', '.join(COUNTS)} FROM usage_events "
+        "WHERE event_id = ANY($1::uuid[]) AND occurred_at = ANY($2::timestamptz[]) AND entry = 0 AND kind = 'estimated'"
+    )
+    ids = [event.event_id for event in late]
+    rows = await connection.exec_driver_sql(query, (ids, [uuid7_time(event_id) for event_id in ids]))
+    estimates = {row[0]: row for row in rows}
+    adjustments = []
+    for event in late:
+        estimate = estimates.get(event.event_id)
+        if estimate is not None:
+            difference = {name: getattr(event, name) - int(estimate._mapping[name]) for name in COUNTS}
+            adjustments.append(msgspec.structs.replace(event, kind=EventKind.ADJUSTMENT, **difference))
+    new_ids = await _insert(connection, [(event, 1) for event in adjustments])
+    return [event for event in adjustments if event.event_id in new_ids]
+
+
+async def _roll_up(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent, int]]) -> None:
+    """Add events to their hours; `requests` is 1 for a first entry and 0 for an adjustment."""
+    sums: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    for event, requests in rows:
+        hour = uuid7_time(event.event_id).replace(minute=0, second=0, microsecond=0)
+        total = sums[(hour, *(getattr(event, name) for name in PLACE))]
+        total[0] += requests
+        total[1] += requests * (event.outcome not in (Outcome.OK, Outcome.UNKNOWN))
+        total[2] += event.kind is EventKind.ESTIMATED
+        total[2] -= event.kind is EventKind.ADJUSTMENT
+        total[3] += requests * event.unpriced
+        for number, name in enumerate(COUNTS, 4):
+            total[number] += getattr(event, name)
+    if not sums:
+        return
+    ordered = sorted(sums.items())
+    columns: list[list[Any]] = [[place[number] for place, _ in ordered] for number in range(len(PLACE) + 1)]
+    columns += [[total[number] for _, total in ordered] for number in range(len(SUMS))]
+    await connection.exec_driver_sql(UPSERT, tuple(columns))
+
+
+async def missing(pool: AsyncEngine, events: Sequence[UsageEvent]) -> list[UsageEvent]:
+    """Those of `events` that Postgres does not have: an actual needs more than an estimate to count as had."""
+    if not events:
+        return []
+    query = (
+        "SELECT event_id::text, bool_or(entry = 1 OR kind = 'actual') FROM usage_events "
+        "WHERE event_id = ANY($1::uuid[]) AND occurred_at >= $2 AND occurred_at <= $3 GROUP BY event_id"
+    )
+    ids = [event.event_id for event in events]
+    times = [uuid7_time(event_id) for event_id in ids]
+    async with pool.connect() as connection:
+        rows = await connection.exec_driver_sql(query, (ids, min(times), max(times)))
+        had = {row[0]: row[1] for row in rows}
+    return [
+        event for event in events if event.event_id not in had or (event.kind is EventKind.ACTUAL and not had[event.event_id])
+    ]
+
+
+class PostgresSpent:
+    """The seeder's view of the ledger (admission/seeding.py SpentSource)."""
+
+    def __init__(self, pool: AsyncEngine) -> None:
+        self._pool = pool
+
+    async def spent(
+        self, budget: Budget, start: datetime, end: datetime | None, event_ids: Sequence[str]
+    ) -> tuple[int, frozenset[str]]:
+        column = {Scope.ORGANISATION: "organisation_id", Scope.TEAM: "team_id", Scope.KEY: "key_id"}[budget.scope]
+        query = f"SELECT coalesce(sum(cost_nano_usd), 0) FROM usage_hourly WHERE {column} = :scope_id AND hour >= :start"
+        if end is not None:
+            query += " AND hour < :end"
+        async with self._pool.connect() as plain:
+            connection = await plain.execution_options(isolation_level="REPEATABLE READ")
+            async with connection.begin():
+                spent = await connection.scalar(
+                    text(query), {"scope_id": budget.scope_id, "start": start} | ({} if end is None else {"end": end})
+                )
+                present: frozenset[str] = frozenset()
+                if event_ids:
+                    rows = await connection.exec_driver_sql(
+                        "SELECT DISTINCT event_id::text FROM usage_events "
+                        "WHERE event_id = ANY($1::uuid[]) AND occurred_at = ANY($2::timestamptz[])",
+                        (list(event_ids), [uuid7_time(event_id) for event_id in event_ids]),
+                    )
+                    present = frozenset(row[0] for row in rows)
+        return int(spent or 0), present
+
+
+BY = {
+    "key": "key_id", "team": "team_id", "organisation": "organisation_id", "model": "model", "provider": "provider",
+    "connection": "connection", "hour": "hour", "day": "date_trunc('day', hour, 'UTC')",
+}  # fmt: skip
+NAMES = {"key": "keys", "team": "teams", "organisation": "organisations"}
+
+
+async def usage(
+    pool: AsyncEngine, *, by: str = "model", since: datetime | None = None, until: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Sums of the hours in [since, until), grouped; dearest first. `by` is one of BY."""
+    expression = BY[by]
+    columns = ", ".join(f"sum({name})::bigint AS {name}" for name in SUMS if name != "cost_nano_usd")
+    query = f"SELECT {expression} AS {by}, {columns}, sum(cost_nano_usd) AS cost_nano_usd FROM usage_hourly WHERE true"
+    values: dict[str, datetime] = {}
+    if since is not None:
+        query, values["since"] = f"{query} AND hour >= :since", since
+    if until is not None:
+        query, values["until"] = f"{query} AND hour < :until", until
+    query += f" GROUP BY {expression} ORDER BY {'cost_nano_usd DESC, ' if by not in ('hour', 'day') else ''}1"
+    async with pool.connect() as connection:
+        rows = [dict(row._mapping) for row in await connection.execute(text(query), values)]
+        names: dict[str, str] = {}
+        if by in NAMES:
+            found = await connection.execute(text(f"SELECT id, name FROM {NAMES[by]}"))
+            names = {row.id: row.name for row in found}
+    for row in rows:
+        value = row[by]
+        row[by] = value.isoformat() if isinstance(value, datetime) else value
+        row["cost_nano_usd"] = int(row["cost_nano_usd"])
+        if by in NAMES:
+            row["name"] = names.get(value, "")
+    return rows

@@ -1,0 +1,273 @@
+"""The node's own usage log: what Redis and the process may lose, the disk keeps until Postgres has it.
+
+Before a call leaves for its provider, its *intent* (the event that stands if nobody settles) is written; when it ends, its
+*settlement*. A record is one `write` to a file opened for appending: the page cache outlives a killed process, and an fsync
+each second bounds what a power cut could take. Segments rotate; a closed one is deleted only when Postgres has everything in
+it. Each process holds a lock; what a dead process left is adopted by a live one: settlements that Postgres lacks are sent
+again, and intents that nobody settled become estimated events. Both are idempotent by event id.
+
+    record: u32 length of the rest · u32 CRC-32 of the rest · tag (I intent, S settlement) · event as msgpack
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import struct
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from shared.domain.usage import UsageEvent, decode_event, encode_event
+
+log = logging.getLogger(__name__)
+
+HEAD = struct.Struct("<II")
+INTENT, SETTLEMENT = b"I", b"S"
+ROTATE_BYTES = 64 * 1024 * 1024
+ROTATE_S = 10.0
+RESEND_AFTER_S = 5.0
+CONFIRM_S = 2.0
+ADOPT_S = 10.0
+BATCH = 5_000
+
+Missing = Callable[[Sequence[UsageEvent]], Awaitable[list[UsageEvent]]]
+Resend = Callable[[UsageEvent], Awaitable[None]]
+Reap = Callable[[UsageEvent], Awaitable[None]]
+
+
+class WalFull(Exception):
+    """The disk does not take the record: nothing that costs money may start on this node."""
+
+
+@dataclass
+class Segment:
+    """One file. `open` counts intents in it that have no settlement yet."""
+
+    path: Path
+    open: int = 0
+    closed_s: float | None = None
+    resent_s: float = 0.0
+    orphans: list[UsageEvent] = field(default_factory=list)
+    """Estimated events for a dead process's unsettled intents."""
+
+
+def read(path: Path) -> Iterator[tuple[bytes, UsageEvent]]:
+    """The records of a segment, up to the first that is torn or damaged."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    at = 0
+    while at + HEAD.size <= len(data):
+        length, crc = HEAD.unpack_from(data, at)
+        body = data[at + HEAD.size : at + HEAD.size + length]
+        if len(body) != length or zlib.crc32(body) != crc:
+            if at + HEAD.size + length < len(data):
+                log.error("a record in the usage log is damaged: the rest of its segment cannot be read")
+            return
+        try:
+            yield body[:1], decode_event(body[1:])
+        except msgspec.MsgspecError:
+            log.error("a record in the usage log is no event")
+        at += HEAD.size + length
+
+
+class Wal:
+    def __init__(self, directory: Path, node_id: str) -> None:
+        """Use `Wal.open`."""
+        self._directory = directory
+        self._node_id = node_id
+        self._sequence = 0
+        self._closed: list[Segment] = []
+        self._open: dict[str, Segment] = {}
+        self._locks: dict[str, int] = {}
+        self._descriptor = -1
+        self._written = 0
+        self._begun_s = 0.0
+        self._segment = Segment(directory)
+
+    @staticmethod
+    def open(directory: Path, node_id: str) -> Wal:
+        """Raises OSError when the directory cannot be used."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        wal = Wal(directory, node_id)
+        if not wal._lock(node_id):
+            raise OSError(f"node id {node_id} is in use in {directory}")
+        wal._next_segment()
+        return wal
+
+    def intend(self, event: UsageEvent) -> None:
+        """Before the upstream call. Raises WalFull."""
+        self._append(INTENT, event)
+        self._segment.open += 1
+        self._open[event.event_id] = self._segment
+
+    def settle(self, event: UsageEvent) -> None:
+        """After it. Raises WalFull; the event then travels by Redis alone."""
+        intended_in = self._open.pop(event.event_id, None)
+        try:
+            self._append(SETTLEMENT, event)
+        finally:
+            if intended_in is not None:
+                intended_in.open -= 1
+
+    def unconfirmed(self) -> Iterator[UsageEvent]:
+        """Events that are not known to be in Postgres: settlements, and dead processes' estimates."""
+        for segment in [*self._closed, self._segment]:
+            for tag, event in read(segment.path):
+                if tag == SETTLEMENT:
+                    yield event
+            yield from segment.orphans
+
+    def backlog(self) -> int:
+        """Segments waiting for Postgres."""
+        return len(self._closed)
+
+    def adopt(self) -> list[UsageEvent]:
+        """Take over what dead processes left in this directory; the estimated events for their unsettled intents."""
+        orphans: list[UsageEvent] = []
+        for lock in sorted(self._directory.glob("*.lock")):
+            if lock.stem in self._locks or not self._lock(lock.stem):
+                continue
+            segments = [Segment(path, closed_s=0.0) for path in sorted(self._directory.glob(f"{lock.stem}-*.wal"))]
+            intents: dict[str, tuple[Segment, UsageEvent]] = {}
+            for segment in segments:
+                for tag, event in read(segment.path):
+                    if tag == INTENT:
+                        intents[event.event_id] = (segment, event)
+                    else:
+                        intents.pop(event.event_id, None)
+            for segment, event in intents.values():
+                segment.orphans.append(event)
+                orphans.append(event)
+            self._closed += segments
+            if not segments:
+                self._unlock(lock.stem)
+            log.info("adopted the usage log of %s: %d segments, %d unsettled", lock.stem, len(segments), len(intents))
+        return orphans
+
+    async def run(self, missing: Missing, resend: Resend, reap: Reap) -> None:
+        """Rotate, confirm against Postgres, send again what is missing, adopt the dead; for ever."""
+        adopted_s = time.monotonic()
+        while True:
+            await asyncio.sleep(CONFIRM_S)
+            try:
+                await self._sync()
+                if time.monotonic() - adopted_s > ADOPT_S:
+                    adopted_s = time.monotonic()
+                    await self.send_orphans(self.adopt(), resend, reap)
+                await self.confirm(missing, resend)
+            except Exception as error:  # Redis or Postgres is away, or the disk is full: the log waits
+                log.debug("the usage log waits: %s", type(error).__name__)
+
+    async def send_orphans(self, orphans: Sequence[UsageEvent], resend: Resend, reap: Reap) -> None:
+        """Dead processes' intents become estimated events, and their reservations are booked in Redis."""
+        for event in orphans:
+            await resend(event)
+            await reap(event)
+
+    async def confirm(self, missing: Missing, resend: Resend) -> None:
+        """Delete closed segments that Postgres has; send again what it lacks after RESEND_AFTER_S."""
+        self._rotate_if_due()
+        for segment in list(self._closed):
+            now_s = time.monotonic()
+            lacking = await self._lacking(segment, missing)
+            if not lacking:
+                if segment.open == 0:
+                    self._delete(segment)
+            elif now_s - (segment.closed_s or 0.0) > RESEND_AFTER_S and now_s - segment.resent_s > RESEND_AFTER_S:
+                segment.resent_s = now_s
+                for event in lacking:
+                    await resend(event)
+
+    def close(self) -> None:
+        """Let go of the lock; what is unconfirmed is adopted by the next process."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        if self._written == 0:
+            self._segment.path.unlink(missing_ok=True)
+        for name in list(self._locks):
+            self._unlock(name, remove=not list(self._directory.glob(f"{name}-*.wal")))
+
+    async def _lacking(self, segment: Segment, missing: Missing) -> list[UsageEvent]:
+        records = await asyncio.to_thread(lambda: [event for tag, event in read(segment.path) if tag == SETTLEMENT])
+        events = records + segment.orphans
+        lacking: list[UsageEvent] = []
+        for start in range(0, len(events), BATCH):
+            lacking += await missing(events[start : start + BATCH])
+        return lacking
+
+    def _append(self, tag: bytes, event: UsageEvent) -> None:
+        body = tag + encode_event(event)
+        record = HEAD.pack(len(body), zlib.crc32(body)) + body
+        try:
+            written = os.write(self._descriptor, record)
+        except OSError as error:
+            raise WalFull(error.strerror) from None
+        if written != len(record):
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._written)  # a torn record would hide those behind it
+            raise WalFull("short write")
+        self._written += written
+        if self._written >= ROTATE_BYTES:
+            self._rotate()
+
+    def _rotate_if_due(self) -> None:
+        if self._written and time.monotonic() - self._begun_s >= ROTATE_S:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        old, descriptor = self._segment, self._descriptor
+        try:
+            self._next_segment()
+        except OSError as error:
+            log.error("the usage log cannot begin a new segment: %s", error.strerror)
+            return
+        os.close(descriptor)
+        old.closed_s = time.monotonic()
+        self._closed.append(old)
+
+    def _next_segment(self) -> None:
+        self._sequence += 1
+        path = self._directory / f"{self._node_id}-{self._sequence:08d}.wal"
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        self._segment, self._written, self._begun_s = Segment(path), 0, time.monotonic()
+
+    async def _sync(self) -> None:
+        descriptor = os.dup(self._descriptor)
+        try:
+            await asyncio.to_thread(os.fsync, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _delete(self, segment: Segment) -> None:
+        segment.path.unlink(missing_ok=True)
+        self._closed.remove(segment)
+        owner = segment.path.stem.rpartition("-")[0]
+        if owner != self._node_id and not list(self._directory.glob(f"{owner}-*.wal")):
+            self._unlock(owner)
+
+    def _lock(self, name: str) -> bool:
+        descriptor = os.open(self._directory / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._locks[name] = descriptor
+        return True
+
+    def _unlock(self, name: str, *, remove: bool = True) -> None:
+        descriptor = self._locks.pop(name)
+        if remove:
+            (self._directory / f"{name}.lock").unlink(missing_ok=True)
+        os.close(descriptor)
