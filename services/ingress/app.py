@@ -49,9 +49,7 @@ def route(request: web.BaseRequest) -> Handler:
     path = request.path
     methods = ROUTES.get(path) or next((UNDER[prefix] for prefix in UNDER if path.startswith(prefix)), None)
     if methods is None:
-        raise refuse(
-            Reason.UNKNOWN_URL, 404, f"There is nothing at {path[:200]!r}. The API is under /v1.", retry=False
-        )
+        raise refuse(Reason.UNKNOWN_URL, 404, f"There is nothing at {path[:200]!r}. The API is under /v1.", retry=False)
     handler = methods.get(request.method)
     if handler is None:
         allowed = ", ".join(methods)

@@ -62,9 +62,7 @@ class Connection(web.RequestHandler):
             raise ConnectionError("an answer has begun: it cannot become an error")
         if status >= 500:
             self.logger.error("unexpected error in a handler", exc_info=exc)
-            refusal = Refusal(
-                reason=Reason.INTERNAL, status=500, message="The gateway failed on this request; it was logged."
-            )
+            refusal = Refusal(reason=Reason.INTERNAL, status=500, message="The gateway failed on this request; it was logged.")
         elif isinstance(exc, LineTooLong):
             refusal = Refusal(
                 reason=Reason.INVALID_BODY, status=431, message="The request line or a header is too long.", retry=False
@@ -90,9 +88,7 @@ class Connection(web.RequestHandler):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(
                 raw_refusal(
-                    Refusal(
-                        reason=Reason.SLOW_REQUEST, status=408, message="The request's head did not arrive in time."
-                    )
+                    Refusal(reason=Reason.SLOW_REQUEST, status=408, message="The request's head did not arrive in time.")
                 )
             )
         self.force_close()

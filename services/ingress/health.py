@@ -25,9 +25,7 @@ async def readyz(_request: web.BaseRequest, node: Node) -> web.StreamResponse:
         "configuration_epoch": node.watch.snapshot.epoch,
         "node": node.gateway.node,
     }
-    return web.Response(
-        status=503 if draining else 200, body=msgspec.json.encode(state), content_type="application/json"
-    )
+    return web.Response(status=503 if draining else 200, body=msgspec.json.encode(state), content_type="application/json")
 
 
 async def metrics(_request: web.BaseRequest, node: Node) -> web.StreamResponse:

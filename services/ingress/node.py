@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.ingress.live import LiveStreams
 from shared.admission.degraded import DegradedGate
-from shared.admission.estimate import TypicalOutput
 from shared.admission.gate import Gate
 from shared.admission.presence import Presence
+from shared.admission.reap import Reaper
 from shared.admission.restore import Restore
 from shared.admission.seeding import Seeder
 from shared.clock import SystemClock
+from shared.domain.catalogue import Connection
+from shared.domain.limits import Budget
+from shared.domain.usage import UsageEvent, encode_event
 from shared.flow.exchange import Gateway
 from shared.providers import registry
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
-from shared.store import keys, postgres
-from shared.store.ledger import PostgresSpent, missing
+from shared.store import keys, ledger, postgres
 from shared.store.redis import Lane, client
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
@@ -37,10 +41,137 @@ from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
 
+SIMULATOR_PROVIDER = "demo"
+
 
 @dataclass(slots=True)
 class Node:
+    """The long-lived parts that hosts' handlers see."""
+
     gateway: Gateway
     watch: Watch
     lane: Lane
     streams: LiveStreams
+
+
+@asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[Node]:
+    """A node that is ready to serve. Raises when Postgres cannot be read; Redis may be away."""
+    node_id = f"node-{secrets.token_hex(6)}"
+    vault = Vault.from_secret(settings.secret())
+    pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
+    wal = Wal.open(settings.data_dir / "usage-log", node_id)
+    lane = Lane(settings.redis_url, deadline_s=settings.redis_deadline_s)
+    watch = Watch(pool, redis, registry.load(), built_in(settings))
+    tasks: list[asyncio.Task[Any]] = []
+    gateway: Gateway | None = None
+    try:
+        await watch.start()
+        presence = Presence(redis, node_id)
+        metrics = Metrics()
+        degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
+        seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
+        gate = Gate(lane, presence, degraded, seeder, SystemClock())
+        gateway = Gateway(
+            node=node_id,
+            settings=settings,
+            snapshot=lambda: watch.snapshot,
+            vault=vault,
+            gate=gate,
+            wal=wal,
+            transport=Session(),
+            credentials=Credentials(vault),
+            metrics=metrics,
+            tracer=tracer(settings.otlp_endpoint, node_id),
+            log=Log(enabled=settings.log_level in ("info", "debug")),
+            clock=SystemClock(),
+        )
+        node = Node(gateway, watch, lane, LiveStreams())
+        measure(metrics, node, wal)
+        await join(redis, pool, presence, gate, wal, watch)
+        await lane.open()
+        resend, reap = senders(redis)
+        tasks += [
+            asyncio.ensure_future(work)
+            for work in (
+                watch.run(),
+                presence.run(),
+                node.streams.sweep_forever(),
+                wal.run(lambda events: ledger.missing(pool, events), resend, reap),
+            )
+        ]
+        yield node
+        await gate.drained()
+        with suppress(RedisError, OSError):
+            await presence.leave()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if gateway is not None:
+            gateway.log.flush()
+            gateway.tracer.close()
+            await gateway.transport.close()
+        await lane.close()
+        wal.close()
+        await redis.aclose()
+        await pool.dispose()
+
+
+async def join(redis: Redis, pool: AsyncEngine, presence: Presence, gate: Gate, wal: Wal, watch: Watch) -> None:
+    """Take over what dead processes left, then enter the cluster. Redis may be away: the heartbeat enters later."""
+
+    def budgets_of(event: UsageEvent) -> Sequence[Budget]:
+        return watch.snapshot.budgets_for(event.organisation_id, event.team_id, event.key_id)
+
+    async def adopt(boot: str) -> None:
+        gate.adopt_boot(boot)
+
+    orphans = wal.adopt()
+    presence.on_new_boot(Restore(redis, lambda: gate.live().values(), wal.unconfirmed, budgets_of))
+    presence.on_new_boot(adopt)
+    presence.on_renewal(gate.renew)
+    presence.on_beat(gate.retry)
+    try:
+        await presence.refresh()
+        resend, reap = senders(redis)
+        await wal.send_orphans(orphans, resend, reap)
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("Redis cannot be reached yet: %s", type(error).__name__)
+
+
+def senders(redis: Redis) -> tuple[Any, Any]:
+    """How the usage log sends an event again, and books a dead process's reservation."""
+    reaper = Reaper(redis)
+
+    async def resend(event: UsageEvent) -> None:
+        await redis.xadd(keys.USAGE_STREAM, {"e": encode_event(event)})
+
+    async def reap(event: UsageEvent) -> None:
+        await reaper.reap(event.organisation_id, event.event_id)
+
+    return resend, reap
+
+
+def built_in(settings: Settings) -> tuple[Connection, ...]:
+    """The `demo/` connection, wherever the simulator listens."""
+    if not settings.simulator_url:
+        return ()
+    return (
+        Connection(
+            connection_id="conn_demo",
+            name="demo",
+            provider=SIMULATOR_PROVIDER,
+            prefix="demo",
+            base_url=settings.simulator_url,
+        ),
+    )
+
+
+def measure(metrics: Metrics, node: Node, wal: Wal) -> None:
+    """Values that are read when Prometheus asks."""
+    metrics.gauge("waystation_in_flight", "Calls in flight on this node.", lambda: node.gateway.in_flight)
+    metrics.gauge("waystation_live_streams", "Streams being relayed.", lambda: len(node.streams))
+    metrics.gauge("waystation_redis_up", "1 while admissions go through Redis.", lambda: 1.0 if node.lane.up else 0.0)
+    metrics.gauge("waystation_usage_unconfirmed_events", "Events of this node not known to be in Postgres.", wal.backlog)
+    metrics.gauge("waystation_configuration_epoch", "Epoch of the snapshot.", lambda: node.watch.snapshot.epoch)

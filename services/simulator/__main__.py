@@ -59,9 +59,7 @@ def main() -> int:
                 )
             )
     except OSError as error:
-        print(
-            f"simulator: cannot listen on {chosen.host}:{chosen.port}: {os.strerror(error.errno or 0)}", file=sys.stderr
-        )
+        print(f"simulator: cannot listen on {chosen.host}:{chosen.port}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         return 1
     return 0
 

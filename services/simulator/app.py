@@ -80,9 +80,7 @@ async def serving(
 
 
 @web.middleware
-async def refuse(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def refuse(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
     """A BadCall from any endpoint becomes an OpenAI error object."""
     try:
         return await handler(request)

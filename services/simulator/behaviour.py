@@ -183,9 +183,7 @@ RULES: tuple[Rule, ...] = (
     _rule("error-event-after-N", "N tokens, then an event with an error object, then the end", _broken(Break.ERROR)),
     _rule("no-done", "a stream without [DONE]", lambda: {"done": False}),
     _rule("empty", "200 without a body", lambda: {"shape": Shape.EMPTY}),
-    _rule(
-        "html[-STATUS]", "an HTML page", lambda status: {"shape": Shape.HTML, "status": _status(status or "200", 200)}
-    ),
+    _rule("html[-STATUS]", "an HTML page", lambda status: {"shape": Shape.HTML, "status": _status(status or "200", 200)}),
     _rule(
         "truncated-json",
         "the reply stops in the middle of its JSON, the body ends cleanly",
@@ -198,9 +196,7 @@ RULES: tuple[Rule, ...] = (
         "usage with a negative, an absurd and a non-numeric figure",
         lambda: {"reporting": Reporting.WRONG},
     ),
-    _rule(
-        "usage-P-C", "usage of exactly P prompt and C completion tokens", lambda p, c: {"reported": (int(p), int(c))}
-    ),
+    _rule("usage-P-C", "usage of exactly P prompt and C completion tokens", lambda p, c: {"reported": (int(p), int(c))}),
     _rule("usage-in-choice", "usage inside choices[0] of the last chunk", lambda: {"reporting": Reporting.IN_CHOICE}),
     _rule("usage-every-chunk", "usage so far on every chunk", lambda: {"reporting": Reporting.EVERY_CHUNK}),
     _rule("big-KIB", "KIB kibibytes of padding inside the reply", lambda kib: {"padding_kib": int(kib)}),

@@ -133,9 +133,7 @@ def _number(body: Mapping[str, Any], name: str, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(name, "a number", value)
     if not 0 <= value <= most:
-        raise BadCall(
-            400, f"Invalid '{name}': must be between 0 and {most}, got {value}.", param=name, code="invalid_value"
-        )
+        raise BadCall(400, f"Invalid '{name}': must be between 0 and {most}, got {value}.", param=name, code="invalid_value")
 
 
 def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:

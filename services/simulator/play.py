@@ -102,11 +102,7 @@ async def _write_events(
     """Raises Broken where the connection has to go."""
     pending = behaviour.break_kind is not Break.NONE
     for step, event in events:
-        if (
-            pending
-            and step is not Step.OPENING
-            and (step is Step.CLOSING or record.tokens_sent >= behaviour.break_after)
-        ):
+        if pending and step is not Step.OPENING and (step is Step.CLOSING or record.tokens_sent >= behaviour.break_after):
             pending = False
             if await _break(writer, behaviour):
                 return

@@ -136,8 +136,7 @@ def _array(schema: Mapping[str, Any], root: Any, name: str, text: str, depth: in
     if not prefix and items is False:
         length = least
     made = [
-        _make(prefix[index] if index < len(prefix) else items or {}, root, name, text, depth + 1)
-        for index in range(length)
+        _make(prefix[index] if index < len(prefix) else items or {}, root, name, text, depth + 1) for index in range(length)
     ]
     return _distinct(made, items, root) if schema.get("uniqueItems") else made
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from arq import cron
@@ -63,9 +63,17 @@ async def supervise(settings: Settings, context: dict[str, Any]) -> None:
         worker = Worker(
             functions=[],
             cron_jobs=[
-                cron(reap, second=EVERY_5_S, timeout=60, unique=True, max_tries=1, run_at_startup=True),
-                cron(roll_up_days, minute=set(range(0, 60, 10)), second=30, timeout=60, unique=True, max_tries=1),
-                cron(partitions, hour={0, 6, 12, 18}, minute=1, timeout=60, unique=True, max_tries=1, run_at_startup=True),
+                cron(cast(Any, reap), second=EVERY_5_S, timeout=60, unique=True, max_tries=1, run_at_startup=True),
+                cron(cast(Any, roll_up_days), minute=set(range(0, 60, 10)), second=30, timeout=60, unique=True, max_tries=1),
+                cron(
+                    cast(Any, partitions),
+                    hour={0, 6, 12, 18},
+                    minute=1,
+                    timeout=60,
+                    unique=True,
+                    max_tries=1,
+                    run_at_startup=True,
+                ),
             ],
             redis_settings=queue.settings(settings.redis_url),
             queue_name=queue.QUEUE,

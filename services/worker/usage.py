@@ -80,7 +80,11 @@ class UsageConsumer:
 
     async def _read(self, after: bytes) -> list[Entry]:
         reply: Any = await self._redis.xreadgroup(
-            keys.USAGE_GROUP, self._name, {keys.USAGE_STREAM: after}, count=BATCH, block=None if after == b"0" else BLOCK_MS
+            keys.USAGE_GROUP.decode(),
+            self._name,
+            {keys.USAGE_STREAM: after},
+            count=BATCH,
+            block=None if after == b"0" else BLOCK_MS,
         )
         return reply[0][1] if reply else []
 

@@ -72,9 +72,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str | None
     wire_format: WireFormat = WireFormat.OPENAI_CHAT
     auth: Auth = Auth.BEARER
-    endpoints: dict[str, str] = msgspec.field(
-        default_factory=lambda: {"chat": "/chat/completions", "models": "/models"}
-    )
+    endpoints: dict[str, str] = msgspec.field(default_factory=lambda: {"chat": "/chat/completions", "models": "/models"})
     quirks: Quirks = Quirks()
     data_policy: DataPolicy = DataPolicy()
     models: dict[str, Model] = {}

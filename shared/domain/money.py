@@ -55,9 +55,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def dearest_input_nano_per_mtok(self) -> int:
         """The most that one input token can cost, whichever way the provider's cache treats it."""
-        return max(
-            self.input_nano_per_mtok, self.cache_read_nano_per_mtok or 0, self.cache_write_nano_per_mtok or 0
-        )
+        return max(self.input_nano_per_mtok, self.cache_read_nano_per_mtok or 0, self.cache_write_nano_per_mtok or 0)
 
     @property
     def dearest_output_nano_per_mtok(self) -> int:
@@ -72,9 +70,7 @@ def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:
     plain_input = max(0, usage.input_tokens - cached - written)
     plain_output = max(0, usage.output_tokens - reasoning)
     cache_read = price.input_nano_per_mtok if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
-    cache_write = (
-        price.input_nano_per_mtok if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
-    )
+    cache_write = price.input_nano_per_mtok if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
     thinking = price.output_nano_per_mtok if price.reasoning_nano_per_mtok is None else price.reasoning_nano_per_mtok
     millionths = (
         plain_input * price.input_nano_per_mtok

@@ -34,9 +34,7 @@ async def accept(x: Exchange) -> None:
 def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:
     """The key's entry in the snapshot. No look-up leaves the process; the digest is compared in constant time."""
     if not credential:
-        raise refuse(
-            Reason.MISSING_KEY, 401, "You did not send a key. Send it as `Authorization: Bearer <key>`.", retry=False
-        )
+        raise refuse(Reason.MISSING_KEY, 401, "You did not send a key. Send it as `Authorization: Bearer <key>`.", retry=False)
     parsed = parse_key(credential)
     entry = snapshot.key(parsed.public_id) if parsed is not None else None
     if parsed is None or entry is None:

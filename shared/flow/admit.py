@@ -52,12 +52,13 @@ def ask(x: Exchange) -> Ask:
     bound = quote(
         body_bytes=x.body_bytes,
         messages=call.messages,
-        media_urls=call.media_urls,
+        media_urls=call.media.by_reference,
         model=deployment.model,
         max_tokens=call.max_tokens,
         choices=call.choices,
-        typical_output_tokens=x.gateway.typical.estimate(principal.key_id, deployment.name, call.max_tokens),
+        typical_output_tokens=x.gateway.gate.typical.estimate(principal.key_id, deployment.name),
     )
+    cap = bound.bound.output_cap
     estimated = UsageEvent(
         event_id=x.event_id,
         kind=EventKind.ESTIMATED,
@@ -71,6 +72,9 @@ def ask(x: Exchange) -> Ask:
         stream=call.stream,
         outcome=Outcome.UNKNOWN,
         source=UsageSource.RESERVED,
+        input_tokens=bound.input_tokens_bound,
+        output_tokens=0 if cap is None else cap * call.choices,
+        cost_nano_usd=bound.bound.full_nano_usd,
         unpriced=price is None,
         price_version="" if price is None else price.version,
         request_id=x.event_id,
@@ -78,7 +82,6 @@ def ask(x: Exchange) -> Ask:
     )
     return Ask(
         event_id=x.event_id,
-        organisation_id=principal.organisation_id,
         cells=x.gateway.gate.cells(key),
         quote=bound,
         estimated_event=estimated,
@@ -130,9 +133,7 @@ def unready(verdict: Unready) -> Refused:
         if verdict.why == "redis"
         else "The budget of this key is being rebuilt from the ledger."
     )
-    return refuse(
-        Reason.NOT_READY, 503, f"{why} Retry shortly.", retry_after_s=verdict.retry_after_ms / 1000, retry=True
-    )
+    return refuse(Reason.NOT_READY, 503, f"{why} Retry shortly.", retry_after_s=verdict.retry_after_ms / 1000, retry=True)
 
 
 def standing_headers(reservation: Reservation) -> dict[str, str]:

@@ -34,6 +34,7 @@ from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.transport import Transport
+from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
 
@@ -110,6 +111,8 @@ class Exchange:
     reservation: Reservation | None = None
     headers: Headers = field(default_factory=dict)
     # attempt and relay
+    bridge: Bridge = field(init=False)
+    dropped: list[str] = field(default_factory=list)
     sent_s: float | None = None
     first_token_s: float | None = None
     failure: Failure | None = None
@@ -120,9 +123,6 @@ class Exchange:
     finish_reason: str | None = None
     # settle
     event: UsageEvent | None = None
-
-    def now_ms(self) -> int:
-        return int(self.gateway.clock.now_s() * 1000)
 
 
 def begin(gateway: Gateway, arrival: Arrival, sink: Sink) -> Exchange:
@@ -145,7 +145,7 @@ async def run(x: Exchange) -> None:
         except Refused:
             raise
         except BaseException as error:
-            x.outcome = relay.outcome_of(error, x.outcome)
+            x.outcome = relay.outcome_of(error)
             raise
         finally:
             settle.settle(x)

@@ -10,10 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from shared.domain.failure import Failure, FailureClass
-from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome
 from shared.flow import attempt, settle
-from shared.providers.failure import consequence
 from shared.upstream.transport import TransportError, UpstreamResponse
 from shared.wire.codec import MalformedReply, Tap
 
@@ -41,18 +39,19 @@ async def relay(x: Exchange, response: UpstreamResponse) -> None:
 async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     try:
         body = await response.read(x.gateway.settings.max_reply_bytes)
-        reply = x.bridge.read_reply(body)
     except TransportError as error:
         raise attempt.refused(x, attempt.failure_of(error)) from None
+    try:
+        reply = x.bridge.read_reply(body)
     except MalformedReply as error:
         raise attempt.refused(x, malformed(str(error), response, body)) from None
     x.usage, x.finish_reason = reply.usage, reply.finish_reason
-    x.streamed_bytes = len(body)
+    x.streamed_bytes = 0 if reply.usage is not None else len(body)
     x.outcome = Outcome.OK
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)
     headers["Content-Type"] = "application/json"
-    x.sink.reply(200, headers, body)
+    x.sink.reply(200, headers, reply.body)
 
 
 async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
@@ -78,6 +77,9 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
     except TransportError as error:
         note(x, tap)
         await cut_stream(x, attempt.failure_of(error))
+    except MalformedReply as error:
+        note(x, tap)
+        await cut_stream(x, malformed(str(error), response, b""))
     finally:
         note(x, tap)
 
@@ -87,9 +89,7 @@ def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
     if tap.error is not None:
         raise attempt.refused(
             x,
-            Failure(
-                failure_class=FailureClass.PROVIDER_FAULT, message="answered with an error event", body=tap.error
-            ),
+            Failure(failure_class=FailureClass.PROVIDER_FAULT, message="answered with an error event", body=tap.error),
         )
 
 
@@ -117,7 +117,6 @@ async def cut_stream(x: Exchange, failure: Failure) -> None:
     refused = attempt.refused(x, failure)
     if not x.sink.started:
         raise refused
-    x.outcome = Outcome.CUT if failure.failure_class is FailureClass.CUT else x.outcome
     await x.sink.write(x.bridge.stream_error(refused.refusal))
 
 
@@ -161,10 +160,6 @@ def usd_text(nano: int) -> str:
     return f"{nano // 1_000_000_000}.{nano % 1_000_000_000:09d}"
 
 
-def outcome_of(error: BaseException, current: Outcome) -> Outcome:
-    """How an exception that is not ours ended the call."""
-    if isinstance(error, (asyncio.CancelledError, ConnectionError)):
-        return Outcome.CLIENT_GONE
-    if isinstance(error, Refused):
-        return current
-    return Outcome.UNKNOWN
+def outcome_of(error: BaseException) -> Outcome:
+    """How an exception that is no refusal ended the call."""
+    return Outcome.CLIENT_GONE if isinstance(error, (asyncio.CancelledError, ConnectionError)) else Outcome.UNKNOWN

@@ -8,11 +8,13 @@ client that leaves.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from shared.domain.failure import FailureClass
 from shared.domain.money import cost_nano_usd
 from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource
 from shared.store.wal import WalFull
+from shared.telemetry.trace import CallTrace
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -29,7 +31,7 @@ SPENT_WITHOUT_REPORT = frozenset(
 def settle(x: Exchange) -> None:
     """Book the exchange: local log, settlement, usage event, metrics, trace, access log."""
     reservation = x.reservation
-    if reservation is None:
+    if reservation is None or x.event is not None:
         return
     usage, source = final_usage(x)
     price = x.deployment.model.price
@@ -66,11 +68,16 @@ def settle(x: Exchange) -> None:
     try:
         gateway.wal.settle(event)
     except WalFull:
-        gateway.metrics.log_full()
+        gateway.metrics.usage_log_full.inc()
     gateway.gate.settle(reservation, event)
     gateway.metrics.finished(x.deployment, event, duration_s=now_s - x.started_s, first_token_s=_since(x))
+    if x.sent_s is not None:
+        gateway.metrics.before_upstream.observe(x.sent_s - x.started_s)
+    if x.failure is not None:
+        gateway.metrics.failed(planned.provider, x.failure.failure_class)
     gateway.log.call(event, x.failure)
-    gateway.tracer.finish(x, event)
+    if gateway.tracer.enabled:
+        gateway.tracer.call(trace_of(x, event, now_s))
 
 
 def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
@@ -114,3 +121,23 @@ def within_bound(x: Exchange, usage: Usage) -> Usage:
 
 def _since(x: Exchange) -> float | None:
     return None if x.first_token_s is None else x.first_token_s - x.started_s
+
+
+def trace_of(x: Exchange, event: UsageEvent, now_s: float) -> CallTrace:
+    """The call for the tracer: monotonic times moved onto the wall clock."""
+    wall_s = x.gateway.clock.now_s() - now_s
+    address = urlsplit(x.deployment.connection.base_url)
+    return CallTrace(
+        event=event,
+        started_s=wall_s + x.started_s,
+        ended_s=wall_s + now_s,
+        sent_s=None if x.sent_s is None else wall_s + x.sent_s,
+        traceparent=x.arrival.traceparent,
+        requested_model=x.call.model,
+        upstream_model=x.deployment.model.model_id,
+        finish_reason=x.finish_reason,
+        max_tokens=x.call.max_tokens,
+        failure=x.failure,
+        server_address=address.hostname or "",
+        server_port=address.port or (443 if address.scheme == "https" else 80),
+    )

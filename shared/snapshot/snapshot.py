@@ -74,9 +74,7 @@ class Snapshot:
             (Scope.KEY, row.key_id),
         )
         entry = KeyEntry(
-            principal=Principal(
-                organisation_id=row.organisation_id, team_id=row.team_id, key_id=row.key_id, key_name=row.name
-            ),
+            principal=Principal(organisation_id=row.organisation_id, team_id=row.team_id, key_id=row.key_id, key_name=row.name),
             digests=(row.digest,),
             expires_at_s=row.expires_at_s,
             revoked=row.revoked,
@@ -121,9 +119,7 @@ class Snapshot:
 
     def _visible(self, organisation_id: str) -> list[Connection]:
         seen = {id(c): c for connections in self._connections.values() for c in connections}
-        return [
-            c for c in seen.values() if c.organisation_id in (None, organisation_id) and c.provider in self._providers
-        ]
+        return [c for c in seen.values() if c.organisation_id in (None, organisation_id) and c.provider in self._providers]
 
     def _find(self, name: str, organisation_id: str) -> Deployment | None:
         prefix, slash, model_id = name.partition("/")
@@ -135,9 +131,7 @@ class Snapshot:
                 continue
             model = connection.models.get(model_id) if connection.models else Model(model_id=model_id)
             if model is not None:
-                return Deployment(
-                    provider=provider, connection=connection, model=self._known(connection, provider, model)
-                )
+                return Deployment(provider=provider, connection=connection, model=self._known(connection, provider, model))
         return None
 
     def _known(self, connection: Connection, provider: Provider, model: Model) -> Model:
@@ -176,9 +170,8 @@ def build(
     )
 
 
-def _by_scope(items: Sequence[Scoped]) -> dict[tuple[Scope, str], tuple[Scoped, ...]]:
-    found: dict[tuple[Scope, str], tuple[Scoped, ...]] = {}
+def _by_scope(items: Iterable[Scoped]) -> dict[tuple[Scope, str], list[Scoped]]:
+    found: dict[tuple[Scope, str], list[Scoped]] = defaultdict(list)
     for item in items:
-        place = (item.scope, item.scope_id)
-        found[place] = (*found.get(place, ()), item)
+        found[item.scope, item.scope_id].append(item)
     return found

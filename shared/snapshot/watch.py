@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -45,10 +46,8 @@ class Watch:
         listener = asyncio.ensure_future(self._listen())
         try:
             while True:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._told.wait(), LOOK_S)
-                except TimeoutError:
-                    pass
                 self._told.clear()
                 await self._look()
         finally:

@@ -87,7 +87,7 @@ async def _insert(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent, 
         known = {"entry": entry, "occurred_at": uuid7_time(event.event_id)}
         for column, (name, _) in zip(columns, COLUMNS, strict=True):
             column.append(known[name] if name in known else getattr(event, name))
-    result = await connection.exec_driver_sql(INSERT, tuple(columns))
+    result: Any = await connection.exec_driver_sql(INSERT, tuple(columns))
     return {row[0] for row in result}
 
 
@@ -98,7 +98,7 @@ async def _adjust(connection: AsyncConnection, late: Sequence[UsageEvent]) -> li
         "WHERE event_id = ANY($1::uuid[]) AND occurred_at = ANY($2::timestamptz[]) AND entry = 0 AND kind = 'estimated'"
     )
     ids = [event.event_id for event in late]
-    rows = await connection.exec_driver_sql(query, (ids, [uuid7_time(event_id) for event_id in ids]))
+    rows: Any = await connection.exec_driver_sql(query, (ids, [uuid7_time(event_id) for event_id in ids]))
     estimates = {row[0]: row for row in rows}
     adjustments = []
     for event in late:
@@ -142,7 +142,7 @@ async def missing(pool: AsyncEngine, events: Sequence[UsageEvent]) -> list[Usage
     ids = [event.event_id for event in events]
     times = [uuid7_time(event_id) for event_id in ids]
     async with pool.connect() as connection:
-        rows = await connection.exec_driver_sql(query, (ids, min(times), max(times)))
+        rows: Any = await connection.exec_driver_sql(query, (ids, min(times), max(times)))
         had = {row[0]: row[1] for row in rows}
     return [
         event for event in events if event.event_id not in had or (event.kind is EventKind.ACTUAL and not had[event.event_id])
@@ -170,7 +170,7 @@ class PostgresSpent:
                 )
                 present: frozenset[str] = frozenset()
                 if event_ids:
-                    rows = await connection.exec_driver_sql(
+                    rows: Any = await connection.exec_driver_sql(
                         "SELECT DISTINCT event_id::text FROM usage_events "
                         "WHERE event_id = ANY($1::uuid[]) AND occurred_at = ANY($2::timestamptz[])",
                         (list(event_ids), [uuid7_time(event_id) for event_id in event_ids]),

@@ -53,6 +53,7 @@ class Segment:
 
     path: Path
     open: int = 0
+    events: int = 0
     closed_s: float | None = None
     resent_s: float = 0.0
     orphans: list[UsageEvent] = field(default_factory=list)
@@ -115,6 +116,7 @@ class Wal:
         intended_in = self._open.pop(event.event_id, None)
         try:
             self._append(SETTLEMENT, event)
+            self._segment.events += 1
         finally:
             if intended_in is not None:
                 intended_in.open -= 1
@@ -128,8 +130,8 @@ class Wal:
             yield from segment.orphans
 
     def backlog(self) -> int:
-        """Segments waiting for Postgres."""
-        return len(self._closed)
+        """Events that are not known to be in Postgres."""
+        return self._segment.events + sum(segment.events for segment in self._closed)
 
     def adopt(self) -> list[UsageEvent]:
         """Take over what dead processes left in this directory; the estimated events for their unsettled intents."""
@@ -144,6 +146,7 @@ class Wal:
                     if tag == INTENT:
                         intents[event.event_id] = (segment, event)
                     else:
+                        segment.events += 1
                         intents.pop(event.event_id, None)
             for segment, event in intents.values():
                 segment.orphans.append(event)

@@ -27,7 +27,16 @@ class DeploymentMeters:
     """Series of one (provider, model), bound once so that a call only adds numbers."""
 
     __slots__ = (
-        "_requests", "_labels", "cost", "duration", "first_token", "input", "cache_read", "output", "outcomes", "reasoning",
+        "_labels",
+        "_requests",
+        "cache_read",
+        "cost",
+        "duration",
+        "first_token",
+        "input",
+        "outcomes",
+        "output",
+        "reasoning",
     )  # fmt: skip
 
     def __init__(self, metrics: Metrics, provider: str, model: str) -> None:
@@ -86,9 +95,7 @@ class Metrics:
         self.usage_log_full = Counter(
             "waystation_usage_log_full_total", "Settlements that the node's own log could not take.", registry=registry
         )
-        self.degraded = Counter(
-            "waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry
-        )
+        self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
         ProcessCollector(registry=registry)
         self._meters: dict[tuple[str, str], DeploymentMeters] = {}
 
@@ -96,9 +103,7 @@ class Metrics:
         """A value that is read when Prometheus asks."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
-    def finished(
-        self, deployment: Deployment, event: UsageEvent, *, duration_s: float, first_token_s: float | None
-    ) -> None:
+    def finished(self, deployment: Deployment, event: UsageEvent, *, duration_s: float, first_token_s: float | None) -> None:
         meters = self._meters.get((event.provider, event.model)) or self._bind(event.provider, event.model)
         meters.count(event.outcome)
         meters.duration.observe(duration_s)

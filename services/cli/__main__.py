@@ -1,0 +1,80 @@
+"""`waystation …`: the command table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import fields, replace
+from typing import NoReturn
+
+import click
+import uvloop
+
+from services.cli import manage
+from services.cli.say import guarded, json_option, settings_here
+from services.cli.up import up
+from shared.settings import DEFAULT_PORT, Settings
+
+SIMULATOR_PORT = 20127
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="waystation")
+def main() -> None:
+    """Waystation: one URL and one key in front of every LLM provider."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help=f"Port to listen on (default {DEFAULT_PORT}).")
+@json_option
+@guarded
+def ingress(host: str | None, port: int | None, as_json: bool) -> None:
+    """Run one ingress node."""
+    settings = settings_here()
+    _become("services.ingress", replace(settings, host=host or settings.host, port=port or settings.port))
+
+
+@main.command()
+@json_option
+@guarded
+def worker(as_json: bool) -> None:
+    """Run one worker."""
+    _become("services.worker", settings_here())
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=SIMULATOR_PORT, show_default=True)
+@json_option
+@guarded
+def simulator(host: str, port: int, as_json: bool) -> None:
+    """Run the simulator, an OpenAI-format provider with faults on demand."""
+    from services.simulator.__main__ import run
+
+    uvloop.run(run(host=host, port=port))
+
+
+def _become(module: str, settings: Settings) -> NoReturn:
+    """Replace this process by the host's, with the settings in its environment."""
+    environment = os.environ | environment_of(settings)
+    os.execve(sys.executable, [sys.executable, "-m", module], environment)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that make `settings` again."""
+    made = {}
+    for entry in fields(Settings):
+        value = getattr(settings, entry.name)
+        if value not in ("", None):
+            plain = entry.name in ("database_url", "redis_url")
+            made[entry.name.upper() if plain else f"WAYSTATION_{entry.name.upper()}"] = str(value)
+    return made
+
+
+main.add_command(up)
+for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

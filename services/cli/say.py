@@ -1,0 +1,82 @@
+"""How commands answer: text for people, one JSON document for programs, one line for what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn, ParamSpec
+
+import click
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.cli.engines import EngineError
+from services.cli.locate import locate
+from shared.providers.registry import CatalogueError
+from shared.settings import Settings, SettingsError
+from shared.store.document import DocumentError
+from shared.store.secrets import SecretError
+from shared.store.tenants import TenantError
+from shared.telemetry.log import redact
+
+P = ParamSpec("P")
+
+EXPECTED = (SettingsError, SecretError, DocumentError, TenantError, EngineError, CatalogueError, ValueError)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
+
+
+def fail(message: str) -> NoReturn:
+    click.echo(redact(message), err=True)
+    sys.exit(1)
+
+
+def answer(value: Any, text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(value, default=str) if as_json else text)
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Aligned columns, numbers to the right."""
+    if not rows:
+        return "nothing yet"
+    cells = [list(columns)] + [["" if row.get(name) is None else str(row[name]) for name in columns] for row in rows]
+    widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
+    numeric = [all(isinstance(row.get(name), (int, float)) for row in rows) for name in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """No traceback leaves a command: what may go wrong is one line on stderr and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except EXPECTED as error:
+            fail(f"waystation: {error}")
+        except RedisError as error:
+            fail(f"waystation: Redis: {error}")
+        except SQLAlchemyError as error:
+            fail(f"waystation: Postgres: {str(error.__cause__ or error).splitlines()[0]}")
+        except TimeoutError:
+            fail("waystation: Postgres or Redis did not answer in time")
+        except OSError as error:
+            fail(f"waystation: {error.strerror or error}")
+
+    return run
+
+
+def settings_here() -> Settings:
+    return locate(Settings.from_environment())
+
+
+def wait_for(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)

@@ -1,0 +1,291 @@
+"""`waystation up`: the embedded engines, then one ingress, one worker and the simulator as children, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, dies_with_parent, free_port
+from services.cli.locate import engines_file, secret_file, write
+from services.cli.say import guarded, json_option
+from shared.settings import DEFAULT_PORT, Settings, SettingsError
+from shared.store import postgres, tenants
+from shared.store.secrets import Vault, new_secret
+from shared.telemetry.log import redact
+
+READY_S = 30.0
+CHILD_STOP_S = 20.0
+RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+class Child:
+    """One of our processes, started again when it dies."""
+
+    def __init__(self, module: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
+        self.module = module
+        self._environment = environment
+        self._log = log
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
+        self._again_s = 0.0
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module, *self._arguments],
+                env=os.environ | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=dies_with_parent(signal.SIGTERM),
+            )
+
+    def tend(self) -> str | None:
+        """Start it again if it died; a line to say when it did."""
+        if self._process is None:
+            if time.monotonic() >= self._again_s:
+                self.start()
+            return None
+        code = self._process.poll()
+        if code is None:
+            return None
+        wait_s = RESTART_S[min(self._deaths, len(RESTART_S) - 1)]
+        self._deaths += 1
+        self._process, self._again_s = None, time.monotonic() + wait_s
+        return f"{self.module} ended with code {code} ({self.last_line()}); starting it again in {wait_s:g} s"
+
+    def ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    def last_line(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return redact(lines[-1])[:300] if lines else "no output"
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(CHILD_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@click.command()
+@click.option("--host", help="Address of the ingress (default 127.0.0.1).")
+@click.option("--port", type=click.IntRange(1, 65535), help=f"Port of the ingress (default {DEFAULT_PORT}).")
+@click.option("--embedded/--no-embedded", default=True, help="Start Postgres and Redis, or use DATABASE_URL and REDIS_URL.")
+@json_option
+@guarded
+def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> None:
+    """Start everything on this machine; Ctrl-C stops it."""
+    settings = Settings.from_environment()
+    settings = replace(settings, host=host or settings.host, port=port or settings.port)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(locked(settings.data_dir))
+            require_free(settings.host, settings.port)
+            settings = with_secret(settings)
+            settings = stack.enter_context(engines(settings)) if embedded else from_outside(settings)
+            first = asyncio.run(prepare(settings))
+            children = stack.enter_context(running(settings))
+            wait_ready(settings, children)
+            tell(settings, first, as_json=as_json)
+            while True:
+                time.sleep(0.2)
+                for child in children:
+                    line = child.tend()
+                    if line is not None:
+                        click.echo(line, err=True)
+    except Stopped:
+        if not as_json:
+            click.echo("\nstopped")
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # one is enough: what follows is an orderly end
+    raise Stopped
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """One `up` a data directory. A lock that a dead one left is no lock: the kernel let go of it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingsError(
+            f"`waystation up` already runs on {data_dir}: stop it, or choose another WAYSTATION_DATA_DIR"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(
+                f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
+            ) from None
+
+
+def with_secret(settings: Settings) -> Settings:
+    """The installation's secret; made on the first start, readable by its owner only."""
+    if settings.secret_key or settings.secret_key_file:
+        settings.secret()
+        return settings
+    path = secret_file(settings.data_dir)
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(new_secret() + "\n")
+    return replace(settings, secret_key_file=str(path))
+
+
+@contextmanager
+def engines(settings: Settings) -> Iterator[Settings]:
+    """Postgres and Redis of this data directory, stopped in the end after everything else."""
+    database = EmbeddedPostgres(settings.data_dir / "postgres")
+    cache = EmbeddedRedis(settings.data_dir / "redis")
+    try:
+        database.start()
+        cache.start()
+        yield replace(settings, database_url=database.url, redis_url=cache.url)
+    finally:
+        cache.stop()
+        database.stop()
+
+
+def from_outside(settings: Settings) -> Settings:
+    if not settings.database_url or not settings.redis_url:
+        raise SettingsError("--no-embedded needs DATABASE_URL and REDIS_URL")
+    return settings
+
+
+async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
+    """Schema, and the first organisation, admin and key if there are none."""
+    await postgres.migrate(settings.database_url)
+    pool = postgres.engine(settings.database_url, pool_size=1)
+    try:
+        return await tenants.bootstrap(pool, Vault.from_secret(settings.secret()))
+    finally:
+        await pool.dispose()
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[list[Child]]:
+    """Simulator, ingress and worker, told where everything is; so are other commands, while this runs."""
+    simulator_port = free_port()
+    settings = replace(settings, simulator_url=f"http://127.0.0.1:{simulator_port}/v1")
+    write(
+        settings.data_dir,
+        {
+            "database_url": settings.database_url,
+            "redis_url": settings.redis_url,
+            "simulator_url": settings.simulator_url,
+            "url": f"http://{settings.host}:{settings.port}",
+        },
+    )
+    environment = {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "WAYSTATION_DATA_DIR": str(settings.data_dir),
+        "WAYSTATION_SIMULATOR_URL": settings.simulator_url,
+        "WAYSTATION_HOST": settings.host,
+        "WAYSTATION_PORT": str(settings.port),
+        "WAYSTATION_GRACE_S": str(min(settings.grace_s, CHILD_STOP_S - 5)),
+    }
+    if settings.secret_key_file:
+        environment["WAYSTATION_SECRET_KEY_FILE"] = settings.secret_key_file
+    logs = settings.data_dir / "logs"
+    logs.mkdir(exist_ok=True, mode=0o700)
+    children = [
+        Child("services.simulator", environment, logs / "simulator.log", "--port", str(simulator_port)),
+        Child("services.worker", environment, logs / "worker.log"),
+        Child("services.ingress", environment, logs / "ingress.log"),
+    ]
+    try:
+        for child in children:
+            child.start()
+        yield children
+    finally:
+        for child in reversed(children):
+            child.stop()
+        engines_file(settings.data_dir).unlink(missing_ok=True)
+
+
+def wait_ready(settings: Settings, children: list[Child]) -> None:
+    """Until the ingress is ready. Raises EngineError when a child ends or time is over."""
+    deadline_s = time.monotonic() + READY_S
+    while time.monotonic() < deadline_s:
+        for child in children:
+            if child.ended():
+                raise EngineError(f"{child.module} did not start: {child.last_line()}")
+        try:
+            with urllib.request.urlopen(f"http://{settings.host}:{settings.port}/readyz", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise EngineError(f"the ingress was not ready within {READY_S:.0f} s; its log is in {settings.data_dir / 'logs'}")
+
+
+def tell(settings: Settings, first: tenants.Bootstrapped | None, *, as_json: bool) -> None:
+    """URL, and on the first start the key and the admin's password: they are shown this once."""
+    url = f"http://{settings.host}:{settings.port}"
+    if as_json:
+        made = None if first is None else {"key": first.key, "admin": first.admin, "admin_password": first.admin_password}
+        click.echo(json.dumps({"url": url, "data_dir": str(settings.data_dir)} | (made or {})))
+        return
+    lines = ["", f"  Waystation is up at {url}/v1", f"  data     {settings.data_dir}"]
+    if first is not None:
+        lines += [
+            f"  admin    {first.admin} / {first.admin_password}",
+            f"  key      {first.key}",
+            "           (shown this once)",
+        ]
+    shown = first.key if first is not None else "$WAYSTATION_KEY"
+    body = '{"model": "demo/chat", "messages": [{"role": "user", "content": "Hello!"}]}'
+    lines += [
+        "",
+        "  Try it:" if first is not None else "  Try it with your key (`waystation key create` makes another):",
+        "",
+        f"curl {url}/v1/chat/completions -H 'Authorization: Bearer {shown}' -H 'Content-Type: application/json' -d '{body}'",
+        "",
+        "  Ctrl-C stops everything.",
+    ]
+    if first is None:
+        lines[-3] = lines[-3].replace("'Authorization: Bearer $WAYSTATION_KEY'", '"Authorization: Bearer $WAYSTATION_KEY"')
+    click.echo("\n".join(lines))

@@ -1,0 +1,85 @@
+"""Credentials: from a connection's sealed credential to the ready head of a request.
+
+Opened once per connection and version, then only bytes are joined. The credential lives in a Head, whose repr does not
+show it, and leaves the cache with the version that it belonged to.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shared.domain.catalogue import Connection, Deployment, Provider
+from shared.providers.auth import headers
+from shared.store.secrets import Vault
+from shared.upstream.head import Head, split_url
+from shared.upstream.transport import CredentialUnusable, NothingSent, UpstreamRequest
+
+MANY = 4096
+USER_AGENT = "waystation"
+
+
+def context(connection_id: str, version: int) -> str:
+    """What a sealed credential is bound to: it opens for no other connection, and no other version of this one."""
+    return f"connection:{connection_id}:{version}"
+
+
+class _Entry(NamedTuple):
+    connection: Connection
+    provider: Provider
+    head: Head
+
+
+class Credentials:
+    """Bounded: the heads of at most `MANY` connection and endpoint pairs are kept, the longest kept goes first."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._entries: dict[tuple[str, str], _Entry] = {}
+
+    def request(self, deployment: Deployment, endpoint: str, body: bytes) -> UpstreamRequest:
+        """A call to one of the provider's endpoints, credential and timeouts of the connection on it.
+
+        Raises NothingSent (CredentialUnusable) when the connection cannot be used as it is configured.
+        """
+        connection, provider = deployment.connection, deployment.provider
+        entry = self._entries.get((connection.connection_id, endpoint))
+        # A snapshot makes new objects of what changed, its version, base URL or provider: identity is enough.
+        if entry is None or entry.connection is not connection or entry.provider is not provider:
+            entry = self._remember(connection, provider, endpoint)
+        return UpstreamRequest(
+            head=entry.head,
+            body=body,
+            connect_timeout_s=connection.connect_timeout_s,
+            first_byte_timeout_s=connection.first_byte_timeout_s,
+            idle_timeout_s=connection.idle_timeout_s,
+        )
+
+    def _remember(self, connection: Connection, provider: Provider, endpoint: str) -> _Entry:
+        entry = _Entry(connection, provider, self._head(connection, provider, endpoint))
+        self._entries.pop((connection.connection_id, endpoint), None)
+        if len(self._entries) >= MANY:
+            del self._entries[next(iter(self._entries))]
+        self._entries[connection.connection_id, endpoint] = entry
+        return entry
+
+    def _head(self, connection: Connection, provider: Provider, endpoint: str) -> Head:
+        lines = [("user-agent", USER_AGENT), ("content-type", "application/json")]
+        lines += self._authorisation(connection, provider)
+        try:
+            origin, path = split_url(connection.base_url)
+            return Head("POST", origin, path + provider.endpoints[endpoint], lines)
+        except (ValueError, KeyError) as error:
+            # A ValueError names the header or the URL's fault, never a value of a header.
+            raise NothingSent(f"connection {connection.name!r} cannot be used: {error}") from None
+
+    def _authorisation(self, connection: Connection, provider: Provider) -> list[tuple[str, str]]:
+        sealed = connection.sealed_credential
+        if sealed is None:
+            return []
+        try:
+            secret = self._vault.unseal(sealed, context(connection.connection_id, connection.credential_version))
+        except Exception:
+            raise CredentialUnusable(
+                f"the credential of connection {connection.name!r} cannot be opened with this installation's secret"
+            ) from None
+        return headers(provider.auth, secret)

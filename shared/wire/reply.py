@@ -1,0 +1,19 @@
+"""What every format says about an answer: its facts, or that it is none."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.domain.usage import Usage
+
+
+class MalformedReply(Exception):
+    """The provider's answer is not one of its wire format. The message completes "The provider …"."""
+
+
+class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole reply: `body` is what the client gets."""
+
+    body: bytes
+    usage: Usage | None
+    finish_reason: str | None
