@@ -255,7 +255,7 @@ def _error_object(refusal: Refusal) -> bytes:
     return orjson.dumps({"error": error})
 
 
-def read_usage(raw: bytes) -> Usage | None:
+def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     """Usage from a `usage` object of OpenAI or one of its imitators; None when it has no believable counts.
 
     Cached tokens: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`, Moonshot's `cached_tokens`. Reasoning tokens
@@ -263,7 +263,7 @@ def read_usage(raw: bytes) -> Usage | None:
     or larger than MAX_TOKENS.
     """
     try:
-        report = orjson.loads(raw)
+        report = orjson.loads(bytes(raw))
     except orjson.JSONDecodeError:
         return None
     if type(report) is not dict:
