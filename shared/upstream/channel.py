@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
@@ -43,15 +43,18 @@ class WentStale(SentNoReply):
 
 class Channel(asyncio.Protocol):
     __slots__ = (
-        "_dry_bytes", "_ended", "_eof", "_first_byte_by_s", "_head", "_head_bytes", "_headers", "_heard", "_loop",
-        "_parser", "_pool", "_quiet_since_s", "_reply", "_request", "_reusable", "_sent_s", "_transport",
-        "_until_close", "_used", "idle_until_s", "open", "paused",
+        "_counted", "_dry_bytes", "_ended", "_eof", "_first_byte_by_s", "_forgotten", "_head", "_head_bytes", "_headers",
+        "_heard", "_loop", "_parser", "_pool", "_quiet_since_s", "_reply", "_request", "_reusable", "_sent_s",
+        "_transport", "_until_close", "_used", "idle_until_s", "open", "paused",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
         self._pool = pool
         self._loop = loop
+        self._parser: Any = None
         self.open = False
+        self._counted = False
+        self._forgotten = False
         self.idle_until_s = 0.0
         self._used = False
         self.paused = False
@@ -103,6 +106,13 @@ class Channel(asyncio.Protocol):
         else:
             self._fail(SentNoReply("this node is shutting down"))
 
+    def forget(self) -> None:
+        """The dial was given up. It counts no more, whatever the loop still says: uvloop (0.23), cancelled in the turn
+        that it made the connection, closes it without a connection_lost."""
+        self.abort()
+        self._forgotten = True
+        self._leave()
+
     def abort(self) -> None:
         """Close the socket now; what is unsent or unread is lost."""
         if self.open:
@@ -127,10 +137,13 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._forgotten:
+            self._transport.abort()
+            return
         self._parser = httptools.HttpResponseParser(self)
         with suppress(OSError):  # a reply may be silent for minutes: keep what is between us from forgetting it
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.open = True
+        self.open = self._counted = True
         self._pool.made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -166,14 +179,14 @@ class Channel(asyncio.Protocol):
         if self.open:
             self.open = False
             self._pool.lost(self)
-        self._pool.gone(self)
+        self._leave()
         if self._request is not None:
             if self._until_close and self._eof and exc is None and self._reply is not None:
                 self._reusable = False
                 self._finish()
             else:
                 self._fail(self._ending(exc))
-        del self._parser  # it holds our methods: a cycle
+        self._parser = None  # it holds our methods: a cycle
 
     # -- what the parser tells it
 
@@ -259,6 +272,11 @@ class Channel(asyncio.Protocol):
         elif head is not None and not head.done():
             head.set_exception(error)
         self.abort()
+
+    def _leave(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._pool.gone(self)
 
     def _ending(self, exc: BaseException | None) -> TransportError:
         """What the end of the connection means for the exchange that it carried."""

@@ -85,7 +85,7 @@ class Dialler:
                 server_hostname=self._origin.host if self._tls else None,
             )
         except BaseException:
-            channel.abort()
+            channel.forget()
             raise
         return channel
 
