@@ -10,17 +10,12 @@ from typing import NamedTuple
 
 from shared.domain.catalogue import Connection, Deployment, Provider
 from shared.providers.auth import headers
-from shared.store.secrets import Vault
+from shared.store.secrets import SecretError, Vault, credential_context
 from shared.upstream.head import Head, split_url
 from shared.upstream.transport import CredentialUnusable, NothingSent, UpstreamRequest
 
 MANY = 4096
 USER_AGENT = "waystation"
-
-
-def context(connection_id: str, version: int) -> str:
-    """What a sealed credential is bound to: it opens for no other connection, and no other version of this one."""
-    return f"connection:{connection_id}:{version}"
 
 
 class _Entry(NamedTuple):
@@ -76,10 +71,9 @@ class Credentials:
         sealed = connection.sealed_credential
         if sealed is None:
             return []
+        version = connection.credential_version
         try:
-            secret = self._vault.unseal(sealed, context(connection.connection_id, connection.credential_version))
-        except Exception:
-            raise CredentialUnusable(
-                f"the credential of connection {connection.name!r} cannot be opened with this installation's secret"
-            ) from None
-        return headers(provider.auth, secret)
+            secret = self._vault.unseal(sealed, credential_context(connection.connection_id, version))
+            return headers(provider.auth, secret)
+        except (SecretError, ValueError) as error:  # neither says the secret
+            raise CredentialUnusable(f"connection {connection.name!r} cannot be used: {error}") from None
