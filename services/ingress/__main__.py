@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -34,6 +35,10 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with started(settings) as node:
+        # Calls make little garbage in cycles; looking for it every 700 objects is a twentieth of the CPU.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         listener = Listener(dispatcher(node), header_timeout_s=settings.header_timeout_s)
         server = await loop.create_server(listener, settings.host, settings.port, backlog=BACKLOG)
         log.info("listening on %s port %d", settings.host, settings.port)

@@ -31,13 +31,19 @@ UNDER: dict[str, dict[str, Handler]] = {
 """Prefixes whose rest is an argument."""
 
 
+CHAT_TARGET = "/v1/chat/completions"
+CHAT = ROUTES[CHAT_TARGET]["POST"]
+"""The one route that is worth a short cut: asking aiohttp for a request's path builds a URL object."""
+
+
 def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """The handler that aiohttp's server calls for each request."""
 
     async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
         try:
             check_head(request)
-            return await route(request)(request, node)
+            handler = CHAT if request._message.path == CHAT_TARGET and request.method == "POST" else route(request)
+            return await handler(request, node)
         except Refused as refused:
             return refusal_response(refused.refusal, request_id=None)
 

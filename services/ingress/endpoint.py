@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from services.ingress.answer import WholeAnswer
 from services.ingress.live import LiveStreams
 from services.ingress.refusals import refusal_response
 from shared.domain.catalogue import WireFormat
@@ -61,15 +62,15 @@ def credential_of(authorization: str | None, headers: object) -> str | None:
 async def read_body(request: web.BaseRequest, settings: Settings) -> bytes:
     """The whole body, bounded in size and time. Raises Refused (413, 408, 400)."""
     most = settings.max_body_bytes
-    length = request.content_length
-    if length is not None and length > most:
-        raise too_large(most)
     content = request.content
-    if content.is_eof() and content.exception() is None:
+    if content.is_eof() and content.exception() is None:  # it came with the head, as small bodies do
         body = content.read_nowait(-1)
         if len(body) > most:
             raise too_large(most)
         return body
+    length = request.content_length
+    if length is not None and length > most:
+        raise too_large(most)
     pieces, size = [], 0
     try:
         async with asyncio.timeout(settings.body_timeout_s + (length or most) / BODY_BYTES_PER_S):
@@ -110,8 +111,8 @@ class HttpSink:
     def started(self) -> bool:
         return self._response is not None and self._response.prepared
 
-    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self._response = web.Response(status=status, headers=headers, body=body)
+    def reply(self, headers: dict[str, str], body: bytes) -> None:
+        self._response = WholeAnswer(self._request, headers, body)  # type: ignore[assignment]
 
     async def start(self, headers: dict[str, str]) -> None:
         response = web.StreamResponse(status=200, headers=headers)

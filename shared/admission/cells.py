@@ -12,6 +12,7 @@ from shared.admission.window import Rate
 from shared.clock import utc
 from shared.domain.limits import Budget, Limit, Mode, Scope, period_end
 from shared.store import keys
+from shared.store.redis import bulk
 
 FOREVER_S = float("inf")
 
@@ -42,6 +43,14 @@ class Cells(msgspec.Struct, frozen=True):
     admit_args: tuple[bytes, ...]
     settle_keys: tuple[bytes, ...]
     settle_args: tuple[bytes, ...]
+    packed_admit_keys: bytes
+    """RESP: number of keys, keys, and the empty `now`."""
+    packed_admit_args: bytes
+    packed_record: bytes
+    packed_settle_count: bytes
+    packed_settle_keys: bytes
+    packed_settle_cells: bytes
+    packed_settle_args: bytes
     record: bytes
     """The cells that a settlement touches, as JSON in the reservation, for whoever must settle it."""
 
@@ -58,26 +67,38 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
     cells += [_of_budget(organisation_id, budget, now) for budget in budgets]
     ends = [period_end(budget.period, now) for budget in budgets]
     settled = [cell for cell in cells if cell.kind.lower() != "r"]
+    admit_keys = (
+        keys.reservations(organisation_id),
+        keys.reservation_records(organisation_id),
+        *(cell.key for cell in cells),
+    )
+    admit_args = tuple(argument for cell in cells for argument in _arguments(cell))
+    record = json.dumps([_recorded(cell) for cell in settled], separators=(",", ":")).encode()
+    touched = settle_keys([(cell.kind.lower(), cell.key) for cell in settled])
+    settle_args = tuple(argument for cell in settled for argument in _settle_arguments(cell))
     return Cells(
         organisation_id=organisation_id,
         cells=tuple(cells),
         expires_s=min((end.timestamp() for end in ends if end is not None), default=FOREVER_S),
-        admit_keys=(
-            keys.reservations(organisation_id),
-            keys.reservation_records(organisation_id),
-            *(cell.key for cell in cells),
-        ),
-        admit_args=tuple(argument for cell in cells for argument in _arguments(cell)),
-        settle_keys=settle_keys([(cell.kind.lower(), cell.key) for cell in settled]),
-        settle_args=tuple(argument for cell in settled for argument in _settle_arguments(cell)),
-        record=json.dumps(
-            [
-                [cell.kind.lower(), cell.key.decode(), *([cell.rate.us_per_unit, cell.rate.burst] if cell.rate else [])]
-                for cell in settled
-            ],
-            separators=(",", ":"),
-        ).encode(),
+        admit_keys=admit_keys,
+        admit_args=admit_args,
+        packed_admit_keys=bulk(b"%d" % len(admit_keys), *admit_keys, b""),
+        packed_admit_args=bulk(*admit_args),
+        packed_record=bulk(record),
+        packed_settle_count=b"*%d\r\n" % (3 + 4 + len(touched) + 6 + len(settle_args)),
+        packed_settle_keys=bulk(b"%d" % (4 + len(touched)), *admit_keys[:2]),
+        packed_settle_cells=bulk(*touched),
+        packed_settle_args=bulk(*settle_args),
+        settle_keys=touched,
+        settle_args=settle_args,
+        record=record,
     )
+
+
+def _recorded(cell: Cell) -> list[object]:
+    """kind, key, and a rate's µs per unit and burst."""
+    rate = [] if cell.rate is None else [cell.rate.us_per_unit, cell.rate.burst]
+    return [cell.kind.lower(), cell.key.decode(), *rate]
 
 
 def settle_keys(cells: Sequence[tuple[str, bytes]]) -> tuple[bytes, ...]:

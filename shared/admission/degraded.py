@@ -42,7 +42,9 @@ class DegradedGate:
         self._on_admission = on_admission
         self._states: dict[str, State] = {}
 
-    def admit(self, event_id: str, cells: Cells, quote: Quote, event: UsageEvent) -> Admitted | Denied | Unready:
+    def admit(
+        self, event_id: str, cells: Cells, quote: Quote, event: UsageEvent, encoded: bytes
+    ) -> Admitted | Denied | Unready:
         if cells.hard_budget:
             return Unready("redis", 1000)
         if self._on_admission is not None:
@@ -52,7 +54,7 @@ class DegradedGate:
             event_id, BOOT, own, quote.bound, quote.rate_tokens, LEASE_MS, self._now_us()
         )
         if isinstance(verdict, Yes):
-            return Admitted(Reservation.of(cells, quote, event, "degraded"))
+            return Admitted(Reservation.of(cells, quote, event, encoded, "degraded"))
         assert isinstance(verdict, No), "without budget cells nothing can be unseeded"
         cell = own[verdict.cell - 1]
         kinds = {"r": "rate", "t": "tokens", "c": "concurrency"}

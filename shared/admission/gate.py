@@ -27,16 +27,17 @@ from shared.admission.verdict import Admitted, Denied, Reservation, Standing, Un
 from shared.clock import Clock
 from shared.domain.limits import Budget, Limit
 from shared.domain.tenancy import Principal
-from shared.domain.usage import UsageEvent, encode_event
+from shared.domain.usage import UsageEvent
 from shared.store import keys
-from shared.store.redis import Lane, RedisUnavailable
+from shared.store.redis import Lane, RedisUnavailable, Script, bulk
 
 __all__ = ["Admitted", "Ask", "Denied", "Gate", "Reservation", "Standing", "Unready"]
 
 log = logging.getLogger(__name__)
 
-LEASE_MS = b"30000"
+LEASE = bulk(b"30000")
 SEED_WAIT_S = 2.0
+XADD = b"*5\r\n" + bulk(b"XADD", keys.USAGE_STREAM, b"*", b"e")
 MOST_PENDING = 100_000
 MOST_COMPILED = 50_000
 
@@ -59,6 +60,7 @@ class Ask(msgspec.Struct):
     cells: Cells
     quote: Quote
     estimated_event: UsageEvent
+    encoded_event: bytes
 
 
 def script(name: str) -> str:
@@ -84,6 +86,8 @@ class Gate:
         self.typical = typical or TypicalOutput()
         self._admit = lane.register(script("admit.lua"))
         self._settle = lane.register(script("settle.lua"))
+        self._admit_head = _head(self._admit)
+        self._settle_head = _head(self._settle)
         self._live: dict[str, Reservation] = {}
         self._pending: deque[tuple[Reservation, UsageEvent]] = deque(maxlen=MOST_PENDING)
         self._compiled: dict[str, tuple[Holder, Cells]] = {}
@@ -122,7 +126,7 @@ class Gate:
             return self._without_redis(ask)
         return self._verdict(ask, reply)
 
-    def settle(self, reservation: Reservation, event: UsageEvent) -> None:
+    def settle(self, reservation: Reservation, event: UsageEvent, encoded: bytes) -> None:
         """Book the call's end. Never blocks and never raises."""
         self._live.pop(event.event_id, None)
         if event.output_tokens:
@@ -130,9 +134,8 @@ class Gate:
         if reservation.mode == "degraded":
             self._degraded.settle(reservation, event)
         self._send(reservation, event)
-        self._unanswered += 1
-        added = self._lane.call(b"XADD", keys.USAGE_STREAM, b"*", b"e", encode_event(event))
-        added.add_done_callback(self._added)
+        # An event that Redis does not take stays in the node's log, which sends what Postgres lacks.
+        self._lane.post(b"%b$%d\r\n%b\r\n" % (XADD, len(encoded), encoded))
 
     def retry(self) -> None:
         """Send again what Redis did not take; called now and then while it is up."""
@@ -171,35 +174,46 @@ class Gate:
         boot = self._presence.boot
         if boot is None or not self._lane.up:
             return None
-        cells, quote, bound = ask.cells, ask.quote, ask.quote.bound
-        arguments = (
-            b"",
-            ask.event_id.encode(),
-            boot.encode(),
-            LEASE_MS,
-            b"%d" % bound.fixed_nano_usd,
-            b"%d" % bound.full_nano_usd,
-            b"%d" % bound.output_nano_per_mtok,
-            b"-1" if bound.output_cap is None else b"%d" % bound.output_cap,
-            b"%d" % bound.choices,
-            b"%d" % bound.least_output_cap,
-            b"%d" % quote.rate_tokens,
-            cells.record,
-            encode_event(ask.estimated_event),
-            *cells.admit_args,
-        )
         try:
-            return await self._lane.run(self._admit, cells.admit_keys, arguments)  # type: ignore[no-any-return]
+            return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
         except RedisUnavailable:
             return None
         except hiredis.ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 log.error("admission script failed: %s", error)
                 return None
+        self._teach()
         try:
-            return await self._lane.run_again(self._admit, cells.admit_keys, arguments)  # type: ignore[no-any-return]
+            return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
         except (RedisUnavailable, hiredis.ReplyError):
             return None
+
+    def _packed(self, ask: Ask, boot: str) -> bytes:
+        """admit.lua's call in RESP; its argument list is the script's header."""
+        cells, bound = ask.cells, ask.quote.bound
+        cap = -1 if bound.output_cap is None else bound.output_cap
+        numbers = (
+            bound.fixed_nano_usd, bound.full_nano_usd, bound.output_nano_per_mtok, cap, bound.choices,
+            bound.least_output_cap, ask.quote.rate_tokens,
+        )  # fmt: skip
+        return b"".join(
+            (
+                b"*%d\r\n" % (3 + len(cells.admit_keys) + 13 + len(cells.admit_args)),
+                self._admit_head,
+                cells.packed_admit_keys,
+                b"$36\r\n%b\r\n$%d\r\n%b\r\n" % (ask.event_id.encode(), len(boot), boot.encode()),
+                LEASE,
+                *[b"$%d\r\n%b\r\n" % (len(text), text) for text in [b"%d" % number for number in numbers]],
+                cells.packed_record,
+                b"$%d\r\n%b\r\n" % (len(ask.encoded_event), ask.encoded_event),
+                cells.packed_admit_args,
+            )
+        )
+
+    def _teach(self) -> None:
+        """Redis forgot its scripts (SCRIPT FLUSH): load them in front of the next call."""
+        for script in (self._admit, self._settle):
+            self._lane.post(b"*3\r\n" + bulk(b"SCRIPT", b"LOAD", script.source))
 
     async def _seeded(self, cells: Cells) -> bool:
         """Have the key's budget cells rebuilt, waiting a little; the rebuilding goes on if the wait is over."""
@@ -211,11 +225,11 @@ class Gate:
             return False
 
     def _without_redis(self, ask: Ask) -> Admitted | Denied | Unready:
-        verdict = self._degraded.admit(ask.event_id, ask.cells, ask.quote, ask.estimated_event)
+        verdict = self._degraded.admit(ask.event_id, ask.cells, ask.quote, ask.estimated_event, ask.encoded_event)
         if isinstance(verdict, Admitted):
             self._live[ask.event_id] = verdict.reservation
         else:  # Redis may have admitted it without our hearing so: give it back when it answers again
-            void = Reservation.of(ask.cells, ask.quote, ask.estimated_event, "degraded")
+            void = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "degraded")
             self._pending.append((void, msgspec.structs.replace(ask.estimated_event, cost_nano_usd=0, output_tokens=0)))
         return verdict
 
@@ -232,7 +246,7 @@ class Gate:
                 retry_after_ms=None if retry_ms < 0 else max(1, retry_ms),
             )
         _, reserved, cap, soft_unseeded = reply[:4]
-        reservation = Reservation.of(ask.cells, ask.quote, ask.estimated_event, "redis")
+        reservation = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "redis")
         reservation.boot = self._presence.boot or ""
         if reserved != reservation.reserved_nano_usd:
             reservation.clamp(reserved, cap)
@@ -244,45 +258,36 @@ class Gate:
         return Admitted(reservation)
 
     def _send(self, reservation: Reservation, event: UsageEvent) -> None:
+        """settle.lua's call in RESP."""
         cells = reservation.cells
-        event_id = event.event_id
-        organisation_id = cells.organisation_id
-        settle_keys = (
-            *cells.admit_keys[:2],
-            keys.estimate(organisation_id, event_id),
-            keys.done(organisation_id, event_id),
-            *cells.settle_keys,
-        )
-        arguments = (
-            b"",
-            event_id.encode(),
-            reservation.boot.encode(),
-            b"actual",
-            b"%d" % event.cost_nano_usd,
-            b"%d" % (event.input_tokens + event.output_tokens),
-            *cells.settle_args,
+        organisation_id, event_id = cells.organisation_id, event.event_id
+        boot = reservation.boot.encode()
+        cost, tokens = b"%d" % event.cost_nano_usd, b"%d" % (event.input_tokens + event.output_tokens)
+        packed = b"".join(
+            (
+                cells.packed_settle_count,
+                self._settle_head,
+                cells.packed_settle_keys,
+                bulk(keys.estimate(organisation_id, event_id), keys.done(organisation_id, event_id)),
+                cells.packed_settle_cells,
+                b"$0\r\n\r\n$36\r\n%b\r\n$%d\r\n%b\r\n" % (event_id.encode(), len(boot), boot),
+                b"$6\r\nactual\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(cost), cost, len(tokens), tokens),
+                cells.packed_settle_args,
+            )
         )
         self._unanswered += 1
-        answer = self._lane.run(self._settle, settle_keys, arguments)
-        answer.add_done_callback(partial(self._settled, reservation, event))
+        self._lane.post(packed, partial(self._settled, reservation, event))
 
-    def _settled(self, reservation: Reservation, event: UsageEvent, answer: asyncio.Future[Any]) -> None:
+    def _settled(self, reservation: Reservation, event: UsageEvent, reply: Any) -> None:
         self._unanswered -= 1
-        error = None if answer.cancelled() else answer.exception()
-        if error is None:
+        if not isinstance(reply, Exception):
             return
         self._pending.append((reservation, event))
-        if isinstance(error, hiredis.ReplyError):
-            if str(error).startswith("NOSCRIPT"):
-                self._lane.register(self._settle.source.decode())
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("NOSCRIPT"):
+                self._teach()
             else:
-                log.error("settlement script failed: %s", error)
-
-    def _added(self, answer: asyncio.Future[Any]) -> None:
-        """A usage event that Redis did not take stays in the node's log, which sends what Postgres lacks."""
-        self._unanswered -= 1
-        if not answer.cancelled():
-            answer.exception()
+                log.error("settlement script failed: %s", reply)
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         self._background.add(task)  # type: ignore[arg-type]
@@ -291,6 +296,10 @@ class Gate:
     @staticmethod
     def _forget(answer: asyncio.Future[Any]) -> None:
         answer.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+
+def _head(script: Script) -> bytes:
+    return bulk(b"EVALSHA", script.sha)
 
 
 def _unpriced(ask: Ask) -> Denied:

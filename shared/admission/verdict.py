@@ -9,7 +9,7 @@ import msgspec
 from shared.admission.cells import Cells
 from shared.admission.estimate import Quote
 from shared.domain.limits import Scope
-from shared.domain.usage import UsageEvent
+from shared.domain.usage import UsageEvent, encode_event
 
 Mode = Literal["redis", "degraded"]
 
@@ -27,6 +27,7 @@ class Reservation(msgspec.Struct):
     """What was set aside for one call; settled once."""
 
     event: UsageEvent
+    encoded_event: bytes
     """What stands in the ledger if nobody settles: its cost is the reserved amount."""
     cells: Cells
     mode: Mode
@@ -42,11 +43,12 @@ class Reservation(msgspec.Struct):
     standing: tuple[Standing, ...] = ()
 
     @staticmethod
-    def of(cells: Cells, quote: Quote, event: UsageEvent, mode: Mode) -> Reservation:
+    def of(cells: Cells, quote: Quote, event: UsageEvent, encoded: bytes, mode: Mode) -> Reservation:
         cap = quote.bound.output_cap
         choices = quote.bound.choices
         return Reservation(
             event=event,
+            encoded_event=encoded,
             cells=cells,
             mode=mode,
             rate_tokens=quote.rate_tokens,
@@ -71,6 +73,7 @@ class Reservation(msgspec.Struct):
         self.event = msgspec.structs.replace(
             self.event, cost_nano_usd=reserved_nano_usd, output_tokens=output_cap * self.choices
         )
+        self.encoded_event = encode_event(self.event)
         self.clamped = True
         self.output_tokens_cap = output_cap
         self.output_tokens_bound = output_cap * self.choices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
-from shared.domain.refusal import Reason, refuse
+from shared.domain.refusal import Reason, Refused, refuse
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
 from shared.wire.envelope import open_envelope
@@ -13,6 +13,8 @@ from shared.wire.openai_chat import check_call
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange, Gateway
+
+MOST_RECOGNISED = 50_000
 
 
 async def accept(x: Exchange) -> None:
@@ -35,13 +37,7 @@ def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -
     """The key's entry in the snapshot. No look-up leaves the process; the digest is compared in constant time."""
     if not credential:
         raise refuse(Reason.MISSING_KEY, 401, "You did not send a key. Send it as `Authorization: Bearer <key>`.", retry=False)
-    parsed = parse_key(credential)
-    entry = snapshot.key(parsed.public_id) if parsed is not None else None
-    if parsed is None or entry is None:
-        raise refuse(Reason.INVALID_KEY, 401, "This key is not known here. Check it, or ask for a new one.", retry=False)
-    digest = gateway.vault.digest(parsed.secret)
-    if not any(hmac.compare_digest(digest, known) for known in entry.digests):
-        raise refuse(Reason.INVALID_KEY, 401, "This key is not known here. Check it, or ask for a new one.", retry=False)
+    entry = snapshot.recognised.get(credential) or recognise(gateway, snapshot, credential)
     if entry.revoked:
         raise refuse(Reason.INVALID_KEY, 401, "This key was revoked. Ask for a new one.", retry=False)
     if entry.expires_at_s is not None and entry.expires_at_s <= gateway.clock.now_s():
@@ -49,8 +45,27 @@ def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -
     return entry
 
 
+def recognise(gateway: Gateway, snapshot: Snapshot, credential: str) -> KeyEntry:
+    """Checksum, public id, HMAC: whose key this is. Raises Refused."""
+    parsed = parse_key(credential)
+    entry = snapshot.key(parsed.public_id) if parsed is not None else None
+    if parsed is None or entry is None:
+        raise unknown_key()
+    digest = gateway.vault.digest(parsed.secret)
+    if not any(hmac.compare_digest(digest, known) for known in entry.digests):
+        raise unknown_key()
+    if len(snapshot.recognised) >= MOST_RECOGNISED:
+        snapshot.recognised.clear()
+    snapshot.recognised[credential] = entry
+    return entry
+
+
+def unknown_key() -> Refused:
+    return refuse(Reason.INVALID_KEY, 401, "This key is not known here. Check it, or ask for a new one.", retry=False)
+
+
 def check_content_type(content_type: str | None) -> None:
-    if content_type is None:
+    if content_type is None or content_type == "application/json":
         return
     essence = content_type.partition(";")[0].strip().lower()
     if essence != "application/json" and not (essence.startswith("application/") and essence.endswith("+json")):

@@ -8,7 +8,7 @@ from shared.admission.estimate import quote
 from shared.admission.gate import Admitted, Ask, Denied, Reservation, Standing, Unready
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
-from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource
+from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource, encode_event
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -85,6 +85,7 @@ def ask(x: Exchange) -> Ask:
         cells=x.gateway.gate.cells(key),
         quote=bound,
         estimated_event=estimated,
+        encoded_event=encode_event(estimated),
     )
 
 

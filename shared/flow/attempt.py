@@ -69,7 +69,7 @@ def intend(x: Exchange) -> None:
     """The write-ahead intent: if this process dies now, the reservation becomes an estimated event."""
     assert x.reservation is not None
     try:
-        x.gateway.wal.intend(x.reservation.event)
+        x.gateway.wal.intend(x.reservation.event, x.reservation.encoded_event)
     except WalFull:
         x.outcome = Outcome.REJECTED
         raise refuse(

@@ -51,7 +51,7 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)
     headers["Content-Type"] = "application/json"
-    x.sink.reply(200, headers, reply.body)
+    x.sink.reply(headers, reply.body)
 
 
 async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:

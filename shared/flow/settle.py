@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from shared.domain.failure import FailureClass
 from shared.domain.money import cost_nano_usd
-from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource
+from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource, encode_event
 from shared.store.wal import WalFull
 from shared.telemetry.trace import CallTrace
 
@@ -65,14 +65,15 @@ def settle(x: Exchange) -> None:
         request_id=x.event_id,
         node=gateway.node,
     )
+    encoded = encode_event(event)
     try:
-        gateway.wal.settle(event)
+        gateway.wal.settle(event, encoded)
     except WalFull:
         gateway.metrics.usage_log_full.inc()
-    gateway.gate.settle(reservation, event)
-    gateway.metrics.finished(x.deployment, event, duration_s=now_s - x.started_s, first_token_s=_since(x))
+    gateway.gate.settle(reservation, event, encoded)
+    gateway.metrics.finished(event, duration_s=now_s - x.started_s, first_token_s=_since(x))
     if x.sent_s is not None:
-        gateway.metrics.before_upstream.observe(x.sent_s - x.started_s)
+        gateway.metrics.left(x.sent_s - x.started_s)
     if x.failure is not None:
         gateway.metrics.failed(planned.provider, x.failure.failure_class)
     gateway.log.call(event, x.failure)

@@ -59,6 +59,9 @@ class Snapshot:
             for name in names:
                 self._connections[name].append(connection)
         self._entries: dict[str, KeyEntry] = {}
+        self.recognised: dict[str, KeyEntry] = {}
+        """Whole keys that this snapshot has verified, so that the next call with one costs a look-up and no HMAC. In memory
+        only, gone with the snapshot: a revocation makes a new one."""
         self._deployments: dict[tuple[str, str], Deployment | None] = {}
 
     def key(self, public_id: str) -> KeyEntry | None:

@@ -65,11 +65,30 @@ class Address(msgspec.Struct, frozen=True):
         )
 
 
+def bulk(*parts: bytes) -> bytes:
+    """Arguments in RESP, ready to be joined: what never changes is encoded once."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+
+
 class Script(msgspec.Struct, frozen=True):
     """A Lua script that every connection of a lane knows."""
 
     source: bytes
     sha: bytes
+
+
+Answered = Callable[[Any], None]
+"""Gets the reply, or the exception in its place."""
+
+
+def hand_over(answer: asyncio.Future[Any] | Answered, reply: Any) -> None:
+    if not isinstance(answer, asyncio.Future):
+        answer(reply)
+    elif not answer.done():
+        if isinstance(reply, Exception):
+            answer.set_exception(reply)
+        else:
+            answer.set_result(reply)
 
 
 class Wire(asyncio.Protocol):
@@ -79,7 +98,7 @@ class Wire(asyncio.Protocol):
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any] | Answered | None, float]] = deque()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
@@ -91,13 +110,9 @@ class Wire(asyncio.Protocol):
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not False:
-                future, _ = waiting.popleft()
-                if future.done():
-                    continue
-                if isinstance(reply, hiredis.ReplyError):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
+                answer, _ = waiting.popleft()
+                if answer is not None:
+                    hand_over(answer, reply)
         except (hiredis.ProtocolError, IndexError):
             self.fail("spoke no RESP")
 
@@ -109,11 +124,15 @@ class Wire(asyncio.Protocol):
         if self._transport is None:
             future.set_exception(RedisUnavailable("not connected"))
             return future
+        self.send(hiredis.pack_command(cast(Any, parts)), future, now_s)
+        return future
+
+    def send(self, packed: bytes, answer: asyncio.Future[Any] | Answered | None, now_s: float) -> None:
+        """One command, already packed. Its answer goes to a future, to a function, or nowhere."""
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(cast(Any, parts)))
-        self._waiting.append((future, now_s))
-        return future
+        self._out.append(packed)
+        self._waiting.append((answer, now_s))
 
     def oldest_s(self) -> float | None:
         """When the longest-waiting call was made."""
@@ -127,9 +146,9 @@ class Wire(asyncio.Protocol):
         transport.abort()
         self._out.clear()
         waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
-            if not future.done():
-                future.set_exception(RedisUnavailable(f"Redis {why}"))
+        for answer, _ in waiting:
+            if answer is not None:
+                hand_over(answer, RedisUnavailable(f"Redis {why}"))
         self._lost(self)
 
     def _flush(self) -> None:
@@ -190,6 +209,23 @@ class Lane:
         if self._wire is None:
             return self._unavailable()
         return self._wire.call((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *args), self._now())
+
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """One command that the caller packed, in this turn's write."""
+        wire = self._wire
+        if wire is None:
+            return self._unavailable()
+        future = asyncio.get_running_loop().create_future()
+        wire.send(packed, future, self._now())
+        return future
+
+    def post(self, packed: bytes, answered: Answered | None = None) -> None:
+        """One packed command without a future: `answered` gets the reply or the exception, at once when Redis is away."""
+        wire = self._wire
+        if wire is not None:
+            wire.send(packed, answered, self._now())
+        elif answered is not None:
+            answered(RedisUnavailable("Redis is away"))
 
     async def run_again(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
         """After a NOSCRIPT: EVAL with the source, which also loads it."""

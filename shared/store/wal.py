@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import mmap
 import os
 import struct
 import time
@@ -25,13 +26,13 @@ from pathlib import Path
 
 import msgspec
 
-from shared.domain.usage import UsageEvent, decode_event, encode_event
+from shared.domain.usage import UsageEvent, decode_event
 
 log = logging.getLogger(__name__)
 
 HEAD = struct.Struct("<II")
 INTENT, SETTLEMENT = b"I", b"S"
-ROTATE_BYTES = 64 * 1024 * 1024
+SEGMENT_BYTES = 16 * 1024 * 1024
 ROTATE_S = 10.0
 RESEND_AFTER_S = 5.0
 CONFIRM_S = 2.0
@@ -60,6 +61,25 @@ class Segment:
     """Estimated events for a dead process's unsettled intents."""
 
 
+def allocate(descriptor: int, size: int) -> None:
+    """Space on the disk for the whole file, so that writing to its map can never fail. Raises OSError (ENOSPC)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    block = bytes(1024 * 1024)
+    for start in range(0, size, len(block)):
+        os.pwrite(descriptor, block[: size - start], start)
+
+
+def sync(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def read(path: Path) -> Iterator[tuple[bytes, UsageEvent]]:
     """The records of a segment, up to the first that is torn or damaged."""
     try:
@@ -69,6 +89,8 @@ def read(path: Path) -> Iterator[tuple[bytes, UsageEvent]]:
     at = 0
     while at + HEAD.size <= len(data):
         length, crc = HEAD.unpack_from(data, at)
+        if length == 0:
+            return  # space that was never written
         body = data[at + HEAD.size : at + HEAD.size + length]
         if len(body) != length or zlib.crc32(body) != crc:
             if at + HEAD.size + length < len(data):
@@ -90,7 +112,7 @@ class Wal:
         self._closed: list[Segment] = []
         self._open: dict[str, Segment] = {}
         self._locks: dict[str, int] = {}
-        self._descriptor = -1
+        self._map: mmap.mmap | None = None
         self._written = 0
         self._begun_s = 0.0
         self._segment = Segment(directory)
@@ -105,17 +127,17 @@ class Wal:
         wal._next_segment()
         return wal
 
-    def intend(self, event: UsageEvent) -> None:
+    def intend(self, event: UsageEvent, encoded: bytes) -> None:
         """Before the upstream call. Raises WalFull."""
-        self._append(INTENT, event)
+        self._append(INTENT, encoded)
         self._segment.open += 1
         self._open[event.event_id] = self._segment
 
-    def settle(self, event: UsageEvent) -> None:
+    def settle(self, event: UsageEvent, encoded: bytes) -> None:
         """After it. Raises WalFull; the event then travels by Redis alone."""
         intended_in = self._open.pop(event.event_id, None)
         try:
-            self._append(SETTLEMENT, event)
+            self._append(SETTLEMENT, encoded)
             self._segment.events += 1
         finally:
             if intended_in is not None:
@@ -193,11 +215,14 @@ class Wal:
 
     def close(self) -> None:
         """Let go of the lock; what is unconfirmed is adopted by the next process."""
-        with contextlib.suppress(OSError):
-            os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        if self._map is not None:
+            self._map.flush()
+            self._map.close()
+            self._map = None
         if self._written == 0:
             self._segment.path.unlink(missing_ok=True)
+        else:
+            os.truncate(self._segment.path, self._written)
         for name in list(self._locks):
             self._unlock(name, remove=not list(self._directory.glob(f"{name}-*.wal")))
 
@@ -209,48 +234,51 @@ class Wal:
             lacking += await missing(events[start : start + BATCH])
         return lacking
 
-    def _append(self, tag: bytes, event: UsageEvent) -> None:
-        body = tag + encode_event(event)
-        record = HEAD.pack(len(body), zlib.crc32(body)) + body
-        try:
-            written = os.write(self._descriptor, record)
-        except OSError as error:
-            raise WalFull(error.strerror) from None
-        if written != len(record):
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._written)  # a torn record would hide those behind it
-            raise WalFull("short write")
-        self._written += written
-        if self._written >= ROTATE_BYTES:
+    def _append(self, tag: bytes, encoded: bytes) -> None:
+        body = tag + encoded
+        end = self._written + HEAD.size + len(body)
+        if end > SEGMENT_BYTES or self._map is None:
             self._rotate()
+            end = HEAD.size + len(body)
+        assert self._map is not None
+        self._map[self._written : end] = HEAD.pack(len(body), zlib.crc32(body)) + body
+        self._written = end
 
     def _rotate_if_due(self) -> None:
         if self._written and time.monotonic() - self._begun_s >= ROTATE_S:
-            self._rotate()
+            with contextlib.suppress(WalFull):
+                self._rotate()
 
     def _rotate(self) -> None:
-        old, descriptor = self._segment, self._descriptor
+        """Begin a new segment. Raises WalFull when the disk has no room for one."""
+        old, mapped, written = self._segment, self._map, self._written
         try:
             self._next_segment()
         except OSError as error:
-            log.error("the usage log cannot begin a new segment: %s", error.strerror)
-            return
-        os.close(descriptor)
-        old.closed_s = time.monotonic()
-        self._closed.append(old)
+            raise WalFull(error.strerror) from None
+        if mapped is not None:
+            mapped.close()
+            os.truncate(old.path, written)
+            old.closed_s = time.monotonic()
+            self._closed.append(old)
 
     def _next_segment(self) -> None:
         self._sequence += 1
         path = self._directory / f"{self._node_id}-{self._sequence:08d}.wal"
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        self._segment, self._written, self._begun_s = Segment(path), 0, time.monotonic()
-
-    async def _sync(self) -> None:
-        descriptor = os.dup(self._descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            await asyncio.to_thread(os.fsync, descriptor)
+            allocate(descriptor, SEGMENT_BYTES)
+            mapped = mmap.mmap(descriptor, SEGMENT_BYTES)
+        except OSError:
+            path.unlink()
+            raise
         finally:
             os.close(descriptor)
+        self._map, self._segment, self._written, self._begun_s = mapped, Segment(path), 0, time.monotonic()
+
+    async def _sync(self) -> None:
+        if self._map is not None and self._written:
+            await asyncio.to_thread(sync, self._segment.path)
 
     def _delete(self, segment: Segment) -> None:
         segment.path.unlink(missing_ok=True)

@@ -7,10 +7,13 @@ factor of two at worst and interpolate well in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from shared.domain.catalogue import Deployment
 from shared.domain.failure import FailureClass
@@ -23,39 +26,97 @@ MAX_SERIES = 2_000
 OTHER = "__other__"
 
 
+class Tally:
+    """A histogram as plain numbers: an observation is two additions, Prometheus' shape is made when it asks.
+
+    prometheus_client takes a lock and walks the buckets for each observation, which is several times the price.
+    """
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative, as the exposition format wants them."""
+        running, made = 0, []
+        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
+            running += count
+            made.append(("+Inf" if bound == float("inf") else str(bound), float(running)))
+        return made
+
+
 class DeploymentMeters:
-    """Series of one (provider, model), bound once so that a call only adds numbers."""
+    """Numbers of one (provider, model)."""
 
-    __slots__ = (
-        "_labels",
-        "_requests",
-        "cache_read",
-        "cost",
-        "duration",
-        "first_token",
-        "input",
-        "outcomes",
-        "output",
-        "reasoning",
-    )  # fmt: skip
+    __slots__ = ("cost", "duration", "first_token", "outcomes", "tokens")
 
-    def __init__(self, metrics: Metrics, provider: str, model: str) -> None:
-        self.duration = metrics.duration.labels(provider, model)
-        self.first_token = metrics.first_token.labels(provider, model)
-        self.cost = metrics.cost.labels(provider, model)
-        self.input = metrics.tokens.labels(provider, model, "input")
-        self.output = metrics.tokens.labels(provider, model, "output")
-        self.cache_read = metrics.tokens.labels(provider, model, "cache_read")
-        self.reasoning = metrics.tokens.labels(provider, model, "reasoning")
-        self._labels = (provider, model)
-        self._requests = metrics.requests
-        self.outcomes: dict[Outcome, Counter] = {}
+    def __init__(self) -> None:
+        self.duration = Tally(SECONDS)
+        self.first_token = Tally(SECONDS)
+        self.outcomes: dict[Outcome, int] = {}
+        self.tokens = [0, 0, 0, 0]
+        """Input, output, cache reads, reasoning."""
+        self.cost = 0
 
-    def count(self, outcome: Outcome) -> None:
-        counter = self.outcomes.get(outcome)
-        if counter is None:
-            counter = self.outcomes[outcome] = self._requests.labels(*self._labels, outcome.value)
-        counter.inc()
+    def add(self, event: UsageEvent, duration_s: float, first_token_s: float | None) -> None:
+        self.outcomes[event.outcome] = self.outcomes.get(event.outcome, 0) + 1
+        self.duration.observe(duration_s)
+        if first_token_s is not None:
+            self.first_token.observe(first_token_s)
+        tokens = self.tokens
+        tokens[0] += event.input_tokens
+        tokens[1] += event.output_tokens
+        tokens[2] += event.cache_read_tokens
+        tokens[3] += event.reasoning_tokens
+        self.cost += event.cost_nano_usd
+
+
+class Calls(Collector):
+    """Series of finished calls by provider and model, and of the gateway's own time."""
+
+    def __init__(self) -> None:
+        self.meters: dict[tuple[str, str], DeploymentMeters] = {}
+        self.before_upstream = Tally(FAST_SECONDS)
+
+    def of(self, provider: str, model: str) -> DeploymentMeters:
+        meters = self.meters.get((provider, model))
+        if meters is None:
+            if len(self.meters) >= MAX_SERIES:
+                model = OTHER
+            meters = self.meters.setdefault((provider, model), DeploymentMeters())
+        return meters
+
+    def collect(self) -> Iterator[Metric]:
+        by = ("provider", "model")
+        duration = HistogramMetricFamily(
+            "waystation_request_duration_seconds", "From arrival to the answer's last byte.", labels=by
+        )
+        first_token = HistogramMetricFamily(
+            "waystation_time_to_first_token_seconds", "From arrival to the first token of a stream.", labels=by
+        )
+        requests = CounterMetricFamily("waystation_requests", "Admitted calls by their end.", labels=(*by, "outcome"))
+        tokens = CounterMetricFamily("waystation_tokens", "Tokens by kind.", labels=(*by, "kind"))
+        cost = CounterMetricFamily("waystation_cost_nano_usd", "Cost in nano-USD.", labels=by)
+        for place, meters in list(self.meters.items()):
+            duration.add_metric(place, meters.duration.buckets(), meters.duration.total)
+            first_token.add_metric(place, meters.first_token.buckets(), meters.first_token.total)
+            for outcome, count in list(meters.outcomes.items()):
+                requests.add_metric((*place, outcome.value), count)
+            for kind, count in zip(("input", "output", "cache_read", "reasoning"), meters.tokens, strict=True):
+                tokens.add_metric((*place, kind), count)
+            cost.add_metric(place, meters.cost)
+        before = HistogramMetricFamily(
+            "waystation_before_upstream_seconds", "From arrival until the request leaves for the provider."
+        )
+        before.add_metric((), self.before_upstream.buckets(), self.before_upstream.total)
+        yield from (duration, first_token, requests, tokens, cost, before)
 
 
 class Metrics:
@@ -63,27 +124,11 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        by_model = ["provider", "model"]
-        self.duration = Histogram(
-            "waystation_request_duration_seconds", "From arrival to the answer's last byte.", by_model,
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self.first_token = Histogram(
-            "waystation_time_to_first_token_seconds", "From arrival to the first token of a stream.", by_model,
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self.before_upstream = Histogram(
-            "waystation_before_upstream_seconds", "From arrival until the request leaves for the provider.",
-            buckets=FAST_SECONDS, registry=registry,
-        )  # fmt: skip
+        self.calls = Calls()
+        registry.register(self.calls)
         self.redis_seconds = Histogram(
             "waystation_redis_admission_seconds", "Round trip of an admission.", buckets=FAST_SECONDS, registry=registry
         )
-        self.requests = Counter(
-            "waystation_requests_total", "Admitted calls by their end.", [*by_model, "outcome"], registry=registry
-        )
-        self.tokens = Counter("waystation_tokens_total", "Tokens by kind.", [*by_model, "kind"], registry=registry)
-        self.cost = Counter("waystation_cost_nano_usd_total", "Cost in nano-USD.", by_model, registry=registry)
         self.refusals = Counter("waystation_refusals_total", "Our noes to clients.", ["reason"], registry=registry)
         self.failures = Counter(
             "waystation_attempt_failures_total", "Bad ends of attempts.", ["provider", "failure"], registry=registry
@@ -97,28 +142,17 @@ class Metrics:
         )
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
         ProcessCollector(registry=registry)
-        self._meters: dict[tuple[str, str], DeploymentMeters] = {}
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """A value that is read when Prometheus asks."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
-    def finished(self, deployment: Deployment, event: UsageEvent, *, duration_s: float, first_token_s: float | None) -> None:
-        meters = self._meters.get((event.provider, event.model)) or self._bind(event.provider, event.model)
-        meters.count(event.outcome)
-        meters.duration.observe(duration_s)
-        if first_token_s is not None:
-            meters.first_token.observe(first_token_s)
-        if event.input_tokens:
-            meters.input.inc(event.input_tokens)
-        if event.output_tokens:
-            meters.output.inc(event.output_tokens)
-        if event.cache_read_tokens:
-            meters.cache_read.inc(event.cache_read_tokens)
-        if event.reasoning_tokens:
-            meters.reasoning.inc(event.reasoning_tokens)
-        if event.cost_nano_usd:
-            meters.cost.inc(event.cost_nano_usd)
+    def finished(self, event: UsageEvent, *, duration_s: float, first_token_s: float | None) -> None:
+        self.calls.of(event.provider, event.model).add(event, duration_s, first_token_s)
+
+    def left(self, before_upstream_s: float) -> None:
+        """A request left for its provider, so long after it arrived."""
+        self.calls.before_upstream.observe(before_upstream_s)
 
     def refused(self, reason: Reason) -> None:
         self.refusals.labels(reason.value).inc()
@@ -132,11 +166,3 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """Body and content type of /metrics."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-    def _bind(self, provider: str, model: str) -> DeploymentMeters:
-        if len(self._meters) >= MAX_SERIES:
-            model = OTHER
-        meters = self._meters.get((provider, model))
-        if meters is None:
-            meters = self._meters[provider, model] = DeploymentMeters(self, provider, model)
-        return meters

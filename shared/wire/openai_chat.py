@@ -35,6 +35,7 @@ give up, rather than wait, when `Retry-After` is above 120 s (openai-python 3.52
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 import orjson
@@ -263,6 +264,12 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     or larger than MAX_TOKENS.
     """
     try:
+        plain = _plain(raw)
+    except (msgspec.DecodeError, OverflowError):
+        plain = None
+    if plain is not None and plain.total_tokens == plain.prompt_tokens + plain.completion_tokens:
+        return _usage_of(plain)
+    try:
         report = orjson.loads(bytes(raw))
     except orjson.JSONDecodeError:
         return None
@@ -293,6 +300,48 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
         cache_read_tokens=cached,
         cache_write_tokens=min(_tokens(details, "cache_write_tokens") or 0, given - cached),
         reasoning_tokens=min(reasoning, made),
+    )
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+
+
+class _CompletionDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: Count | None = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """Usage as OpenAI reports it; its imitators' fields make it something to be looked at slowly."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    prompt_cache_hit_tokens: None = None
+    cached_tokens: None = None
+    reasoning_tokens: None = None
+
+
+_plain = msgspec.json.Decoder(_Plain).decode
+
+
+def _usage_of(plain: _Plain) -> Usage:
+    details, made = plain.prompt_tokens_details, plain.completion_tokens_details
+    cached = min((details.cached_tokens if details is not None else 0) or 0, plain.prompt_tokens)
+    written = (details.cache_write_tokens if details is not None else 0) or 0
+    reasoning = (made.reasoning_tokens if made is not None else 0) or 0
+    return Usage(
+        input_tokens=plain.prompt_tokens,
+        output_tokens=plain.completion_tokens,
+        cache_read_tokens=cached,
+        cache_write_tokens=min(written, plain.prompt_tokens - cached),
+        reasoning_tokens=min(reasoning, plain.completion_tokens),
     )
 
 
