@@ -52,7 +52,7 @@ for i = 7, #ARGV, 3 do
     local of_cell = redis.call('HGET', key, 'boot')
     if record then
       if of_cell == boot then
-        redis.call('HINCRBY', key, 'reserved', '-' .. reserved)
+        if reserved ~= '0' then redis.call('HINCRBY', key, 'reserved', '-' .. reserved) end
         redis.call('HINCRBY', key, 'spent', cost)
       elseif not of_cell then
         redis.call('HSETNX', KEYS[k + 1], id, cost)
@@ -62,7 +62,7 @@ for i = 7, #ARGV, 3 do
       end
     elseif booked_estimate then
       if of_cell then
-        redis.call('HINCRBY', key, 'spent', string.format('%.0f', tonumber(cost) - tonumber(booked_estimate)))
+        redis.call('HINCRBY', key, 'spent', string.format('%.0f', tonumber(cost) - tonumber(booked_estimate) + 0))
       else
         redis.call('HSETNX', KEYS[k + 1], id, cost)
         redis.call('EXPIRE', KEYS[k + 1], 3456000)

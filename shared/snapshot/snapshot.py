@@ -10,10 +10,10 @@ from typing import TypeVar
 import msgspec
 
 from shared.domain.catalogue import Connection, Deployment, Model, Provider
+from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Scope
 from shared.domain.money import Price
 from shared.domain.tenancy import Principal
-from shared.store.configuration import Configuration, KeyRow
 
 MOST_NAMES = 20_000
 

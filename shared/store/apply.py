@@ -17,10 +17,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.domain.catalogue import Model, Provider
+from shared.domain.configuration import Configuration
 from shared.domain.identity import new_id
 from shared.domain.limits import Budget, Limit, Scope
 from shared.store import tenants
-from shared.store.configuration import Configuration, load
+from shared.store.configuration import load
 from shared.store.document import (
     BudgetEntry,
     ConnectionEntry,

@@ -66,15 +66,21 @@ async def compare(stack: Stack, *, stream: bool) -> list[dict[str, object]]:
         for _ in range(ROUNDS):
             bare.append(
                 await measure(
-                    "pass-through", stack.passthrough.pid, stack.passthrough_port,
-                    request(stack.passthrough_port, "none", body("bench", stream=stream)), connections,
-                )  # fmt: skip
+                    "pass-through",
+                    stack.passthrough.pid,
+                    stack.passthrough_port,
+                    request(stack.passthrough_port, "none", body("bench", stream=stream)),
+                    connections,
+                )
             )
             ours.append(
                 await measure(
-                    "waystation", stack.gateway.pid, stack.gateway_port,
-                    request(stack.gateway_port, stack.key, body("bench/bench", stream=stream)), connections,
-                )  # fmt: skip
+                    "waystation",
+                    stack.gateway.pid,
+                    stack.gateway_port,
+                    request(stack.gateway_port, stack.key, body("bench/bench", stream=stream)),
+                    connections,
+                )
             )
         row = summary(connections, direct, ours, bare)
         rows.append(row)
@@ -147,20 +153,25 @@ async def open_stream(port: int, message: bytes) -> asyncio.StreamWriter:
     return writer
 
 
-async def main() -> None:
+def commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+async def main() -> dict[str, object]:
     async with Stack.started() as stack:
         results: dict[str, object] = {
             "python": sys.version.split()[0],
             "cores": os.cpu_count(),
-            "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+            "commit": commit(),
             "whole": await compare(stack, stream=False),
             "stream": await compare(stack, stream=True),
             "idle": await idle_streams(stack),
         }
-    folder = Path("bench-results")
-    folder.mkdir(exist_ok=True)
-    (folder / "latest.json").write_text(json.dumps(results, indent=2) + "\n")
+    return results
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    results = uvloop.run(main())
+    folder = Path("bench-results")
+    folder.mkdir(exist_ok=True)
+    (folder / "latest.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -122,5 +122,3 @@ async def ready(port: int) -> None:
         else:
             return
     raise RuntimeError("the gateway did not become ready")
-
-

@@ -1,0 +1,35 @@
+"""Configuration as data: what a snapshot is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from shared.domain.catalogue import Connection
+from shared.domain.limits import Budget, Limit
+from shared.domain.money import Price
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key as stored. `expires_at_s` and `revoked` decide; the digest recognises."""
+
+    key_id: str
+    public_id: str
+    organisation_id: str
+    team_id: str
+    name: str
+    digest: bytes
+    expires_at_s: float | None
+    revoked: bool
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """Everything at one epoch; of keys, those that changed after the epoch that was asked for."""
+
+    epoch: int
+    keys: tuple[KeyRow, ...]
+    limits: tuple[Limit, ...]
+    budgets: tuple[Budget, ...]
+    connections: tuple[Connection, ...]
+    prices: Mapping[str, Price]

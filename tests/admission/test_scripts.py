@@ -1,0 +1,199 @@
+"""The Lua scripts and their Python model, side by side on a real Redis: same verdicts, same state, whatever happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from redis import Redis
+
+from shared.admission.budget import Bound
+from shared.admission.cells import Cells, compile_cells
+from shared.admission.gate import script
+from shared.admission.model import BudgetState, No, State, Unseeded, Yes
+from shared.admission.window import EPOCH_S
+from shared.domain.limits import Budget, Limit, Mode, Period, Scope
+from shared.store import keys
+
+ORGANISATION = "org_test"
+BOOT = "1-abc"
+NOW_S = EPOCH_S + 20_000_000.0
+LEASE_MS = 30_000
+
+
+def cells_of(limit: int, burst: int | None, tokens: int, concurrent: int, nano: int, mode: Mode, *, hard: bool) -> Cells:
+    return compile_cells(
+        ORGANISATION,
+        [
+            Limit(scope=Scope.ORGANISATION, scope_id="o", requests_per_minute=limit, tokens_per_minute=tokens),
+            Limit(
+                scope=Scope.KEY,
+                scope_id="k",
+                requests_per_minute=limit,
+                burst_requests=burst,
+                concurrent_requests=concurrent,
+                mode=mode,
+            ),
+        ],
+        [
+            Budget(budget_id="bo", scope=Scope.ORGANISATION, scope_id="o", limit_nano_usd=nano * 2, period=Period.MONTH),
+            Budget(budget_id="bk", scope=Scope.KEY, scope_id="k", limit_nano_usd=nano, period=Period.DAY, hard=hard),
+        ],
+        NOW_S,
+    )
+
+
+class SideBySide(RuleBasedStateMachine):
+    """Every rule does the same to both and compares what they say; the invariant compares what they hold."""
+
+    redis: Redis
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis.flushdb()
+        self.admit_script = self.redis.register_script(script("admit.lua"))
+        self.settle_script = self.redis.register_script(script("settle.lua"))
+        self.model = State()
+        self.now_us = 20_000_000_000_000.0
+        self.ids: list[str] = []
+        self.boot = BOOT
+
+    @initialize(
+        limit=st.integers(1, 300),
+        burst=st.none() | st.integers(0, 20),
+        tokens=st.integers(10, 5_000),
+        concurrent=st.integers(1, 4),
+        nano=st.integers(0, 2_000_000),
+        mode=st.sampled_from(Mode),
+        hard=st.booleans(),
+    )
+    def configure(self, limit: int, burst: int | None, tokens: int, concurrent: int, nano: int, mode: Mode, hard: bool) -> None:
+        self.cells = cells_of(limit, burst, tokens, concurrent, nano, mode, hard=hard)
+        self.budget_keys = [cell.key for cell in self.cells.cells if cell.budget is not None]
+        for key in self.budget_keys:
+            self.seed(key)
+
+    def seed(self, key: bytes) -> None:
+        self.redis.hset(key, mapping={"boot": self.boot, "spent": 0, "reserved": 0})
+        self.model.budgets[key] = BudgetState(self.boot)
+
+    @rule(us=st.sampled_from([0.0, 0.1, 1.0, 999.5, 1_000_000.0, 7_000_000.0, 61_000_000.0]))
+    def time_passes(self, us: float) -> None:
+        self.now_us += us
+
+    @rule(
+        fixed=st.integers(0, 100_000),
+        price=st.integers(0, 5_000_000_000),
+        cap=st.none() | st.integers(0, 4_000),
+        choices=st.integers(1, 3),
+        tokens=st.integers(0, 600),
+    )
+    def admit(self, fixed: int, price: int, cap: int | None, choices: int, tokens: int) -> None:
+        full = 0 if cap is None else fixed + -(-cap * choices * price // 1_000_000)
+        bound = Bound(0 if cap is None else fixed, full, price, cap, choices)
+        event_id = f"01910000-0000-7000-8000-{len(self.ids):012d}"
+        self.ids.append(event_id)
+        reply: Any = self.admit_script(
+            keys=self.cells.admit_keys,
+            args=[
+                repr(self.now_us), event_id, self.boot, LEASE_MS, bound.fixed_nano_usd, full, price,
+                -1 if cap is None else cap, choices, bound.least_output_cap, tokens, self.cells.record, b"event",
+                *self.cells.admit_args,
+            ],
+        )  # fmt: skip
+        said = self.model.admit(event_id, self.boot, self.cells.cells, bound, tokens, LEASE_MS, self.now_us)
+        match said:
+            case Yes():
+                expected = [1, said.reserved_nano_usd, -1 if said.output_cap is None else said.output_cap, said.soft_unseeded]
+                assert reply[:4] == expected
+                assert [tuple(reply[at : at + 3]) for at in range(4, len(reply), 3)] == list(said.rates)
+            case No():
+                assert reply == [0, said.cell, said.retry_ms, said.wanted, said.remaining]
+            case Unseeded():
+                assert reply == [2, said.cell]
+
+    @rule(at=st.integers(0, 30), cost=st.integers(0, 3_000_000), tokens=st.integers(0, 2_000), estimate=st.booleans())
+    def settle(self, at: int, cost: int, tokens: int, estimate: bool) -> None:
+        """Also twice, also of calls that were never admitted, also after an estimate."""
+        if not self.ids:
+            return
+        event_id = self.ids[at % len(self.ids)]
+        reply: Any = self.settle_script(
+            keys=[
+                *self.cells.admit_keys[:2],
+                keys.estimate(ORGANISATION, event_id),
+                keys.done(ORGANISATION, event_id),
+                *self.cells.settle_keys,
+            ],
+            args=[
+                repr(self.now_us), event_id, self.boot, "estimate" if estimate else "actual", cost, tokens,
+                *self.cells.settle_args,
+            ],
+        )  # fmt: skip
+        said = self.model.settle(event_id, self.boot, self.cells.cells, cost, tokens, self.now_us, estimate=estimate)
+        assert reply[0] == said
+
+    @rule(which=st.integers(0, 1))
+    def a_budget_is_lost(self, which: int) -> None:
+        key = self.budget_keys[which]
+        self.redis.delete(key)
+        self.model.budgets.pop(key, None)
+
+    @rule(which=st.integers(0, 1))
+    def a_budget_is_seeded(self, which: int) -> None:
+        key = self.budget_keys[which]
+        if key not in self.model.budgets or self.model.budgets[key].boot != self.boot:
+            self.redis.delete(key)
+            self.seed(key)
+
+    @rule()
+    def redis_begins_a_new_life(self) -> None:
+        self.boot = f"{int(self.boot.partition('-')[0]) + 1}-abc"
+
+    @invariant()
+    def both_hold_the_same(self) -> None:
+        for key in getattr(self, "budget_keys", []):
+            held = {name.decode(): value.decode() for name, value in self.redis.hgetall(key).items()}  # type: ignore[union-attr]
+            state = self.model.budgets.get(key)
+            expected = {} if state is None else {"boot": state.boot, "spent": str(state.spent), "reserved": str(state.reserved)}
+            assert held == expected
+            waiting = {name.decode(): int(value) for name, value in self.redis.hgetall(keys.unconfirmed(key)).items()}  # type: ignore[union-attr]
+            assert waiting == self.model.unconfirmed.get(key, {})
+        assert {name.decode() for name in self.redis.hkeys(keys.reservation_records(ORGANISATION))} == set(self.model.records)  # type: ignore[union-attr]
+        for cell in getattr(self, "cells", Cells).cells if hasattr(self, "cells") else ():
+            if cell.kind in "cC":
+                assert {name.decode() for name in self.redis.zrange(cell.key, 0, -1)} == set(self.model.slots.get(cell.key, {}))  # type: ignore[union-attr]
+            if cell.rate is not None:
+                raw = self.redis.get(cell.key)
+                tat = self.model.tats.get(cell.key)
+                if raw is not None and tat is not None and tat > self.now_us:
+                    assert float(raw) == tat  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def connected(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+def test_scripts_and_model_agree(connected: Redis) -> None:
+    machine = type("Machine", (SideBySide,), {"redis": connected})
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+
+
+def test_a_record_names_the_cells_that_a_settlement_touches() -> None:
+    cells = cells_of(10, None, 100, 2, 5, Mode.ENFORCE, hard=True)
+    assert [entry[0] for entry in json.loads(cells.record)] == ["t", "c", "b", "b"]
