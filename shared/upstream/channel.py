@@ -99,6 +99,11 @@ class Channel(asyncio.Protocol):
         elif now_s - self._quiet_since_s >= request.idle_timeout_s:
             self._fail(IdleTimeout(f"silent for {request.idle_timeout_s:g} s in the middle of the reply"))
 
+    def give_up(self, head: asyncio.Future[Reply]) -> None:
+        """Whoever waited for this head does no more. Its exchange may be over, and the channel another's, by now."""
+        if self._head is head:
+            self.abandon()
+
     def hang_up(self) -> None:
         """End whatever it is doing: this node shuts down."""
         if self._reply is not None:
@@ -123,7 +128,7 @@ class Channel(asyncio.Protocol):
     # -- what a reply and its reader ask of it
 
     def abandon(self) -> None:
-        """The reader closed its reply early, or nobody waits for the head any more."""
+        """Nobody will read the rest."""
         self._reply = self._head = self._request = None
         self.abort()
 

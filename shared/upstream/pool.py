@@ -110,10 +110,11 @@ class Pool:
         self._busy.add(channel)
         if self._tick is None or self._slow:
             self._arm(SWEEP_S)
+        head = channel.begin(request)
         try:
-            return await channel.begin(request)
+            return await head
         except asyncio.CancelledError:
-            channel.abandon()
+            channel.give_up(head)
             raise
 
     def _take(self) -> Channel | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from shared.upstream import channel, pool
+from shared.upstream.reply import Reply
 from shared.upstream.session import Session
 from shared.upstream.transport import NothingSent, ReplyCut, SentNoReply, UpstreamResponse
 from tests.upstream.conftest import NO_TLS
@@ -316,8 +317,31 @@ async def test_a_call_given_up_closes_its_socket_at_once(how: str, session: Sess
     assert session.sockets == 0
 
 
+async def test_who_gives_up_in_the_turn_that_its_reply_came_harms_not_the_next_on_that_connection(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scripted(0.02, OK) as provider:
+        release = pool.Pool.release
+        heads: list[asyncio.Future[Reply]] = []
+
+        def release_and_take_again(self: pool.Pool, channel: channel.Channel, headers: Mapping[str, str]) -> None:
+            release(self, channel, headers)
+            if not heads:
+                first.cancel()
+                taken = self._take()
+                assert taken is channel
+                heads.append(taken.begin(post(provider.url)))
+
+        monkeypatch.setattr(pool.Pool, "release", release_and_take_again)
+        first = asyncio.create_task(session.send(post(provider.url)))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await (await heads[0]).read(LIMIT) == b"ok"
+        assert provider.connections == 1
+
+
 async def test_a_send_cancelled_while_it_connects_leaves_no_socket(session: Session) -> None:
-    async with scripted(OK) as provider:
+    async with scripted(HOLD) as provider:
         for turns in range(6):
             task = asyncio.create_task(session.send(post(provider.url)))
             for _ in range(turns):
