@@ -86,7 +86,7 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
 
 def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
     """HTTP 200 and then an error as the first event is a failed attempt, not a stream (wire.md §5 #104)."""
-    if tap.error is not None:
+    if tap.error is not None and not tap.first_token_seen:
         raise attempt.refused(
             x,
             Failure(failure_class=FailureClass.PROVIDER_FAULT, message="answered with an error event", body=tap.error),
