@@ -39,10 +39,10 @@ OUTCOME = {
 
 async def attempt(x: Exchange) -> UpstreamResponse:
     """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
-    request = encode(x)
-    intend(x)
-    x.sent_s = x.gateway.clock.monotonic_s()
     try:
+        request = encode(x)
+        intend(x)
+        x.sent_s = x.gateway.clock.monotonic_s()
         response = await x.gateway.transport.send(request)
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
