@@ -182,7 +182,7 @@ class Gate:
             if not str(error).startswith("NOSCRIPT"):
                 log.error("admission script failed: %s", error)
                 return None
-        self._teach()
+        self._lane.teach(self._admit, self._settle)
         try:
             return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
         except (RedisUnavailable, hiredis.ReplyError):
@@ -209,11 +209,6 @@ class Gate:
                 cells.packed_admit_args,
             )
         )
-
-    def _teach(self) -> None:
-        """Redis forgot its scripts (SCRIPT FLUSH): load them in front of the next call."""
-        for script in (self._admit, self._settle):
-            self._lane.post(b"*3\r\n" + bulk(b"SCRIPT", b"LOAD", script.source))
 
     async def _seeded(self, cells: Cells) -> bool:
         """Have the key's budget cells rebuilt, waiting a little; the rebuilding goes on if the wait is over."""
@@ -285,7 +280,7 @@ class Gate:
         self._pending.append((reservation, event))
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT"):
-                self._teach()
+                self._lane.teach(self._admit, self._settle)
             else:
                 log.error("settlement script failed: %s", reply)
 

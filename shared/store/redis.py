@@ -26,7 +26,7 @@ SWEEP_S = 0.02
 RETRY_S = 0.2
 
 
-class RedisUnavailable(Exception):
+class RedisUnavailable(ConnectionError):
     """No answer within the deadline, or no connection. Whether the call was carried out is unknown."""
 
 
@@ -108,13 +108,18 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
         reader.feed(data)
-        try:
-            while (reply := reader.gets()) is not False:
-                answer, _ = waiting.popleft()
-                if answer is not None:
-                    hand_over(answer, reply)
-        except (hiredis.ProtocolError, IndexError):
-            self.fail("spoke no RESP")
+        while True:
+            try:
+                reply = reader.gets()
+            except hiredis.ProtocolError:
+                return self.fail("spoke no RESP")
+            if reply is False:
+                return None
+            if not waiting:
+                return self.fail("said more than it was asked")
+            answer, _ = waiting.popleft()
+            if answer is not None:
+                hand_over(answer, reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("closed the connection")
@@ -133,6 +138,10 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._out.append(packed)
         self._waiting.append((answer, now_s))
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None
 
     def oldest_s(self) -> float | None:
         """When the longest-waiting call was made."""
@@ -186,8 +195,9 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._wire is not None:
-            self._wire.fail("lane closed")
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.fail("was left")
 
     def register(self, source: str) -> Script:
         """A script to be loaded on every connection from now on."""
@@ -205,7 +215,7 @@ class Lane:
         return self._wire.call(parts, self._now())
 
     def run(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> asyncio.Future[Any]:
-        """EVALSHA, in this turn's write. A server that forgot its scripts (SCRIPT FLUSH) is taught again."""
+        """EVALSHA, in this turn's write. NOSCRIPT comes out of the future when the server forgot it: see `teach`."""
         if self._wire is None:
             return self._unavailable()
         return self._wire.call((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *args), self._now())
@@ -227,9 +237,10 @@ class Lane:
         elif answered is not None:
             answered(RedisUnavailable("Redis is away"))
 
-    async def run_again(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
-        """After a NOSCRIPT: EVAL with the source, which also loads it."""
-        return await self.call(b"EVAL", script.source, b"%d" % len(keys), *keys, *args)
+    def teach(self, *scripts: Script) -> None:
+        """Load scripts in front of the next call, for a server that forgot them (SCRIPT FLUSH)."""
+        for script in scripts:
+            self.post(b"*3\r\n" + bulk(b"SCRIPT", b"LOAD", script.source))
 
     def _unavailable(self) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
@@ -253,6 +264,8 @@ class Lane:
             except BaseException:
                 wire.fail("greeting failed")
                 raise
+        if not wire.alive:  # it ended in the turns between its last answer and our waking up
+            raise RedisUnavailable("Redis closed the connection")
         self._wire = wire
         self._wanted.clear()
 
