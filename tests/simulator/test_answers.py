@@ -91,13 +91,9 @@ async def test_thoughts_come_first_and_are_counted(client: openai.AsyncOpenAI) -
     assert reply.usage is not None
     assert reply.usage.completion_tokens_details is not None
     assert reply.usage.completion_tokens_details.reasoning_tokens == count_tokens(message["reasoning_content"])
-    assert reply.usage.completion_tokens == count_tokens(message["reasoning_content"]) + count_tokens(
-        message["content"]
-    )
+    assert reply.usage.completion_tokens == count_tokens(message["reasoning_content"]) + count_tokens(message["content"])
     stream = await client.chat.completions.create(model="reasoning", messages=say("think"), stream=True)
-    kinds = [
-        "content" if chunk.choices[0].delta.content else "reasoning" async for chunk in stream if _has_token(chunk)
-    ]
+    kinds = ["content" if chunk.choices[0].delta.content else "reasoning" async for chunk in stream if _has_token(chunk)]
     assert kinds == sorted(kinds, reverse=True)
 
 
@@ -171,9 +167,7 @@ async def test_a_streamed_tool_call_is_the_same_call_in_pieces(client: openai.As
         ({"type": "function", "function": {"name": "get_time"}}, "get_time"),
     ],
 )
-async def test_the_choice_of_tool_binds_every_model(
-    client: openai.AsyncOpenAI, choice: Any, called: str | None
-) -> None:
+async def test_the_choice_of_tool_binds_every_model(client: openai.AsyncOpenAI, choice: Any, called: str | None) -> None:
     reply = await client.chat.completions.create(
         model="chat", messages=say("hello"), tools=[WEATHER, CLOCK], tool_choice=choice
     )
@@ -207,9 +201,7 @@ class Machine(BaseModel):
 
 @pytest.mark.parametrize("model", ["json", "chat"])
 async def test_a_json_schema_is_answered_with_a_valid_instance(client: openai.AsyncOpenAI, model: str) -> None:
-    reply = await client.chat.completions.parse(
-        model=model, messages=say("describe the machine"), response_format=Machine
-    )
+    reply = await client.chat.completions.parse(model=model, messages=say("describe the machine"), response_format=Machine)
     machine = reply.choices[0].message.parsed
     assert machine is not None
     assert machine.wheels == 4
@@ -217,9 +209,7 @@ async def test_a_json_schema_is_answered_with_a_valid_instance(client: openai.As
 
 
 async def test_a_json_object_is_one(client: openai.AsyncOpenAI) -> None:
-    reply = await client.chat.completions.create(
-        model="chat", messages=say("hello"), response_format={"type": "json_object"}
-    )
+    reply = await client.chat.completions.create(model="chat", messages=say("hello"), response_format={"type": "json_object"})
     assert json.loads(reply.choices[0].message.content or "") == {"answer": "hello"}
 
 

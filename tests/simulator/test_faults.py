@@ -49,9 +49,7 @@ class Seen:
         return self.body.count(b'"delta":{"content":')
 
 
-async def ask(
-    session: aiohttp.ClientSession, provider: Upstream, model: str, *, within_s: float = 3.0, **fields: Any
-) -> Seen:
+async def ask(session: aiohttp.ClientSession, provider: Upstream, model: str, *, within_s: float = 3.0, **fields: Any) -> Seen:
     """Reads until the end, an error, or silence of `within_s`."""
     body = {"model": model, "messages": SAY, **fields}
     async with session.post(f"{provider.url}/chat/completions", json=body, allow_redirects=False) as reply:
@@ -112,9 +110,7 @@ async def test_html_is_html(provider: Upstream, session: aiohttp.ClientSession, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_empty_is_a_success_without_a_body(
-    provider: Upstream, session: aiohttp.ClientSession, stream: bool
-) -> None:
+async def test_empty_is_a_success_without_a_body(provider: Upstream, session: aiohttp.ClientSession, stream: bool) -> None:
     seen = await ask(session, provider, "empty", stream=stream)
     assert (seen.status, seen.body) == (200, b"")
 
@@ -137,9 +133,7 @@ async def test_json_for_stream_is_a_whole_reply(provider: Upstream, session: aio
 
 
 @pytest.mark.parametrize("model", ["cut-after-3", "reset-after-3"])
-async def test_a_cut_stream_breaks_off_after_its_tokens(
-    provider: Upstream, session: aiohttp.ClientSession, model: str
-) -> None:
+async def test_a_cut_stream_breaks_off_after_its_tokens(provider: Upstream, session: aiohttp.ClientSession, model: str) -> None:
     seen = await ask(session, provider, model, stream=True)
     assert seen.error is not None
     if model == "cut-after-3":
@@ -157,9 +151,7 @@ async def test_a_cut_whole_reply_is_shorter_than_it_promised(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_stall_leaves_the_connection_open(
-    provider: Upstream, session: aiohttp.ClientSession, stream: bool
-) -> None:
+async def test_a_stall_leaves_the_connection_open(provider: Upstream, session: aiohttp.ClientSession, stream: bool) -> None:
     seen = await ask(session, provider, "stall-after-3", stream=stream, within_s=0.15)
     assert isinstance(seen.error, TimeoutError)
     assert len(seen.body) > 0

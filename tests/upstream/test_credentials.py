@@ -16,9 +16,7 @@ VAULT = Vault.from_secret("q7Rk2mZx9Lp4Vt8Wb3Nc6Hs1Jd5Fg0Ya")
 PROVIDER = Provider(name="lab", title="Lab", prefix="lab", base_url=None)
 
 
-def connection(
-    version: int = 1, secret: str | None = SECRET, sealed_for: int | None = None, name: str = "lab"
-) -> Connection:
+def connection(version: int = 1, secret: str | None = SECRET, sealed_for: int | None = None, name: str = "lab") -> Connection:
     sealed_for = version if sealed_for is None else sealed_for
     return Connection(
         connection_id=f"con_{name}",

@@ -89,9 +89,7 @@ async def test_a_burst_asks_for_the_addresses_once(session: Session, monkeypatch
         assert (look_ups, provider.connections) == (["asked"], 10)
 
 
-async def test_who_gives_up_does_not_end_the_look_up_for_others(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_gives_up_does_not_end_the_look_up_for_others(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted(OK) as provider:
         look_ups = resolving(monkeypatch, ("127.0.0.1", provider.port))
         gone, patient = (asyncio.create_task(session.send(post(provider.url))) for _ in range(2))
@@ -112,9 +110,7 @@ async def test_addresses_are_asked_for_again_when_none_of_them_answered(
 
 
 @pytest.mark.parametrize("first", [b"220 smtp.example ESMTP\r\n", b"", None])
-async def test_a_server_that_speaks_or_leaves_before_it_is_asked_harms_nobody(
-    first: bytes | None, session: Session
-) -> None:
+async def test_a_server_that_speaks_or_leaves_before_it_is_asked_harms_nobody(first: bytes | None, session: Session) -> None:
     """With b"" it closes at once, with None it resets."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

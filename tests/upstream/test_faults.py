@@ -79,9 +79,7 @@ async def test_a_connect_that_hangs_ends_at_its_deadline(session: Session) -> No
         pytest.param((CHUNKED + b"5\r\nhello\r\n", HOLD), IdleTimeout, id="a stall"),
     ],
 )
-async def test_silence_ends_at_its_deadline(
-    steps: tuple[bytes], expected: type[TransportError], session: Session
-) -> None:
+async def test_silence_ends_at_its_deadline(steps: tuple[bytes], expected: type[TransportError], session: Session) -> None:
     async with scripted(*steps) as provider:
         started = time.monotonic()
         error = await failure(session, provider.url, first_byte_timeout_s=0.15, idle_timeout_s=0.15)

@@ -95,10 +95,13 @@ async def test_the_request_arrives_byte_for_byte(session: Session) -> None:
             assert await response.read(LIMIT) == b"ok"
             head, _, sent = provider.requests[-1].partition(b"\r\n\r\n")
             assert sent == body[:size]
-            assert head == (
-                f"POST /v1 HTTP/1.1\r\nhost: 127.0.0.1:{provider.port}\r\naccept-encoding: identity\r\n"
-                f"content-length: {size}"
-            ).encode()
+            assert (
+                head
+                == (
+                    f"POST /v1 HTTP/1.1\r\nhost: 127.0.0.1:{provider.port}\r\naccept-encoding: identity\r\n"
+                    f"content-length: {size}"
+                ).encode()
+            )
 
 
 async def test_no_proxy_of_the_environment_is_asked(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,7 @@ async def scripted(*steps: Step, ssl_context: SSLContext | None = None) -> Async
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _play(
-    steps: tuple[Step, ...], reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Scripted
-) -> bool:
+async def _play(steps: tuple[Step, ...], reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Scripted) -> bool:
     """False when the connection is not to be used again."""
     for step in steps:
         if isinstance(step, bytes):

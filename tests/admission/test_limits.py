@@ -1,0 +1,111 @@
+"""Windows, budgets and estimates as pure functions: what they promise, for any input."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.admission.budget import Bound, set_aside
+from shared.admission.estimate import quote
+from shared.admission.window import MINUTE_US, Passed, Rate, Wait, advance
+from shared.domain.catalogue import Model
+from shared.domain.money import Price, cost_nano_usd
+from shared.domain.usage import Usage
+
+
+@given(st.integers(1, 120), st.none() | st.integers(0, 40), st.lists(st.integers(0, 5_000_000), max_size=300))
+def test_any_sixty_seconds_admit_at_most_limit_plus_burst(limit: int, burst: int | None, gaps: list[int]) -> None:
+    rate, tat, now = Rate.per_minute(limit, burst), None, 1e13
+    admitted: list[float] = []
+    for gap in gaps:
+        now += gap
+        end = advance(rate, tat, 1, now)
+        if isinstance(end, Passed):
+            tat = end.tat_us
+            admitted.append(now)
+    for start in admitted:
+        assert sum(start <= at < start + MINUTE_US for at in admitted) <= limit + rate.burst
+
+
+@given(st.integers(1, 1000), st.integers(1, 50), st.integers(1, 60))
+def test_retry_after_is_exact(limit: int, burst: int, calls: int) -> None:
+    rate, tat, now = Rate.per_minute(limit, burst), None, 1e13
+    for _ in range(calls):
+        end = advance(rate, tat, 1, now)
+        if isinstance(end, Wait):
+            assert end.retry_ms is not None
+            assert isinstance(advance(rate, tat, 1, now + end.retry_ms * 1000), Passed)
+            assert isinstance(advance(rate, tat, 1, now + (end.retry_ms - 2) * 1000), Wait) or end.retry_ms <= 2
+            return
+        tat = end.tat_us
+
+
+def test_what_is_above_the_burst_never_passes() -> None:
+    end = advance(Rate.per_minute(100), None, 101, 1e13)
+    assert isinstance(end, Wait)
+    assert end.retry_ms is None
+
+
+@given(
+    st.integers(0, 10**9),
+    st.integers(0, 10**12),
+    st.none() | st.integers(0, 10**6),
+    st.integers(1, 128),
+    st.integers(-5, 10**15),
+)
+def test_nothing_is_set_aside_beyond_what_is_left(fixed: int, price: int, cap: int | None, choices: int, left: int) -> None:
+    full = 0 if cap is None else fixed + -(-cap * choices * price // 10**6)
+    bound = Bound(0 if cap is None else fixed, full, price, cap, choices)
+    aside = set_aside(bound, left)
+    if aside is None:
+        return
+    assert aside.reserved_nano_usd <= max(left, 0) or aside.reserved_nano_usd == full <= left
+    if cap is not None and aside.output_cap != cap:
+        assert aside.output_cap is not None
+        assert bound.least_output_cap <= aside.output_cap < cap
+        true_cost = fixed + -(-aside.output_cap * choices * price // 10**6)
+        assert true_cost <= aside.reserved_nano_usd
+
+
+@given(
+    st.integers(1, 10**6), st.integers(1, 500), st.integers(0, 5), st.none() | st.integers(1, 10**5), st.integers(1, 8),
+    st.data(),
+)  # fmt: skip
+def test_the_reservation_is_an_upper_bound(
+    body: int, messages: int, urls: int, cap: int | None, choices: int, data: st.DataObject
+) -> None:
+    rates = st.integers(0, 10**11)
+    price = Price(
+        input_nano_per_mtok=data.draw(rates),
+        output_nano_per_mtok=data.draw(rates),
+        cache_read_nano_per_mtok=data.draw(st.none() | rates),
+        cache_write_nano_per_mtok=data.draw(st.none() | rates),
+        reasoning_nano_per_mtok=data.draw(st.none() | rates),
+        request_nano=data.draw(st.integers(0, 10**6)),
+    )
+    model = Model(model_id="m", max_output_tokens=50_000, price=price)
+    made = quote(
+        body_bytes=body, messages=messages, media_urls=urls, model=model, max_tokens=cap, choices=choices,
+        typical_output_tokens=100,
+    )  # fmt: skip
+    most_out = min(cap or 50_000, 50_000) * choices
+    output = data.draw(st.integers(0, most_out))
+    given_in = data.draw(st.integers(0, made.input_tokens_bound))
+    cached = data.draw(st.integers(0, given_in))
+    usage = Usage(
+        input_tokens=given_in,
+        output_tokens=output,
+        cache_read_tokens=cached,
+        cache_write_tokens=data.draw(st.integers(0, given_in - cached)),
+        reasoning_tokens=data.draw(st.integers(0, output)),
+    )
+    assert made.priced
+    assert cost_nano_usd(usage, price) <= made.bound.full_nano_usd
+
+
+def test_an_unknown_price_or_maximum_has_no_bound() -> None:
+    price = Price(input_nano_per_mtok=1, output_nano_per_mtok=1)
+    asked = {"body_bytes": 10, "messages": 1, "media_urls": 0, "choices": 1, "typical_output_tokens": 9}
+    assert not quote(model=Model(model_id="m", price=price), max_tokens=None, **asked).priced  # type: ignore[arg-type]
+    assert not quote(model=Model(model_id="m", max_output_tokens=9), max_tokens=None, **asked).priced  # type: ignore[arg-type]
+    assert quote(model=Model(model_id="m", price=price), max_tokens=9, **asked).priced  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""The product as `make up` starts it: a key, a curl line that works as printed, the OpenAI SDK and the `llm` CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from services.cli.engines import free_port
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="waystation-up-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name) / "data"
+
+
+def environment(data_dir: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL") and not k.startswith("WAYSTATION_")}
+    return kept | {"WAYSTATION_DATA_DIR": str(data_dir)} | more
+
+
+def start(data_dir: Path, port: int) -> tuple[subprocess.Popen[str], list[str], float]:
+    """`waystation up`, what it printed until it was up, and how long that took."""
+    began_s = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "up", "--port", str(port)],
+        env=environment(data_dir), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            return process, lines, time.monotonic() - began_s
+    raise AssertionError("".join(lines))
+
+
+def run(data_dir: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments],
+        env=environment(data_dir, **more), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def test_up_answers_real_clients_keeps_its_data_and_leaves_nothing_behind(data_dir: Path) -> None:
+    port = free_port()
+    process, lines, _ = start(data_dir, port)
+    try:
+        printed = "".join(lines)
+        key = re.search(r"wsk_\w+", printed)
+        assert key is not None
+        command = next(line for line in lines if line.startswith("curl "))
+        answer = subprocess.run(["bash", "-c", command.strip() + " -sS"], capture_output=True, text=True, check=True)
+        assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
+
+        sdk = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key[0])
+        said = sdk.chat.completions.create(model="demo/chat", messages=[{"role": "user", "content": "Hello!"}])
+        assert said.choices[0].message.content
+        assert "demo/chat" in [model.id for model in sdk.models.list()]
+        sdk.close()
+        assert llm(data_dir, port, key[0]) == said.choices[0].message.content
+
+        made = json.loads(run(data_dir, "key", "create", "--rpm", "60", "--budget-usd", "5/month", "--json").stdout)
+        assert set(made) == {"id", "key"}
+        gateway = data_dir / "gateway.yaml"
+        simulator_url = json.loads((data_dir / "run/engines.json").read_text())["simulator_url"]
+        gateway.write_text(
+            "connections:\n  - name: lab\n    provider: custom\n    prefix: lab\n"
+            f"    base_url: {simulator_url}\n    api_key: env:LAB_KEY\n"
+        )
+        applied = run(data_dir, "apply", "-f", str(gateway), "--json", LAB_KEY="sk-lab")
+        assert json.loads(applied.stdout)["changes"] == ["+ connection lab (lab/…)"]
+        assert json.loads(run(data_dir, "apply", "-f", str(gateway), "--json", LAB_KEY="sk-lab").stdout)["changes"] == []
+        time.sleep(0.8)
+        lab = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key[0])
+        assert lab.chat.completions.create(model="lab/chat", messages=[{"role": "user", "content": "Hi"}]).choices
+        lab.close()
+        usage = wait_for_usage(data_dir, 4)
+        assert {row["model"] for row in usage} == {"demo/chat", "lab/chat"}
+        assert json.loads(run(data_dir, "doctor", "--json").stdout)
+
+        second = run(data_dir, "up", "--port", str(free_port()))
+        assert (second.returncode, len(second.stderr.strip().splitlines())) == (1, 1)
+        assert "already runs" in second.stderr
+        for secret in ("secret.key", "run/engines.json", "postgres/password", "redis/password"):
+            assert stat.S_IMODE((data_dir / secret).stat().st_mode) == 0o600
+    finally:
+        stop(process)
+    assert subprocess.run(["pgrep", "-f", str(data_dir)], capture_output=True, check=False).stdout == b""
+
+    process, lines, took_s = start(data_dir, port)
+    try:
+        assert took_s < 5
+        assert "wsk_" not in "".join(lines)
+        sdk = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key[0])
+        assert sdk.chat.completions.create(model="demo/chat", messages=[{"role": "user", "content": "Hello!"}]).choices
+        sdk.close()
+        assert sum(row["requests"] for row in wait_for_usage(data_dir, 5)) == 5
+    finally:
+        stop(process)
+
+
+def test_a_taken_port_is_one_clear_line(data_dir: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = run(data_dir, "up", "--port", str(port))
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines() == [
+        f"waystation: port {port} on 127.0.0.1 cannot be used (Address already in use): choose another with --port"
+    ]
+
+
+@pytest.mark.parametrize("command", [["usage"], ["key", "list"], ["ingress"], ["worker"], ["migrate"], ["doctor"]])
+def test_without_a_running_installation_a_command_says_what_to_do(data_dir: Path, command: list[str]) -> None:
+    refused = run(data_dir, *command)
+    assert refused.returncode == 1
+    assert "waystation up" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_without_a_secret_nothing_starts(data_dir: Path) -> None:
+    data_dir.mkdir()
+    addresses = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
+    refused = run(data_dir, "ingress", **addresses)
+    assert refused.returncode == 1
+    assert "WAYSTATION_SECRET_KEY" in refused.stderr
+    guessable = run(data_dir, "ingress", WAYSTATION_SECRET_KEY="changeme" * 8, **addresses)
+    assert guessable.returncode == 1
+    assert "changeme" not in guessable.stderr
+
+
+def wait_for_usage(data_dir: Path, requests: int) -> list[dict[str, int]]:
+    deadline_s = time.monotonic() + 10
+    while True:
+        rows: list[dict[str, int]] = json.loads(run(data_dir, "usage", "--by", "model", "--json").stdout)
+        if sum(row["requests"] for row in rows) >= requests:
+            return rows
+        assert time.monotonic() < deadline_s, rows
+        time.sleep(0.2)
+
+
+def llm(data_dir: Path, port: int, key: str) -> str:
+    """Simon Willison's `llm`, configured as its documentation says for an OpenAI-format server."""
+    home = data_dir / "llm"
+    home.mkdir()
+    (home / "extra-openai-models.yaml").write_text(
+        f"- model_id: way\n  model_name: demo/chat\n  api_base: http://127.0.0.1:{port}/v1\n  api_key_name: way\n"
+    )
+    program = shutil.which("llm", path=str(Path(sys.executable).parent))
+    assert program is not None
+    said = subprocess.run(
+        [program, "-m", "way", "--key", key, "--no-log", "Hello!"],
+        env=environment(data_dir, LLM_USER_PATH=str(home)), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    return said.stdout.strip()
