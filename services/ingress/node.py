@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -97,7 +98,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
                 watch.run(),
                 presence.run(),
                 node.streams.sweep_forever(),
-                wal.run(lambda events: ledger.missing(pool, events), resend, reap),
+                wal.run(partial(ledger.missing, pool), resend, reap),
             )
         ]
         yield node
@@ -124,12 +125,9 @@ async def join(redis: Redis, pool: AsyncEngine, presence: Presence, gate: Gate, 
     def budgets_of(event: UsageEvent) -> Sequence[Budget]:
         return watch.snapshot.budgets_for(event.organisation_id, event.team_id, event.key_id)
 
-    async def adopt(boot: str) -> None:
-        gate.adopt_boot(boot)
-
     orphans = wal.adopt()
-    presence.on_new_boot(Restore(redis, lambda: gate.live().values(), wal.unconfirmed, budgets_of))
-    presence.on_new_boot(adopt)
+    presence.on_new_boot(gate.enter)
+    presence.on_new_boot(Restore(redis, wal.unconfirmed, budgets_of))
     presence.on_renewal(gate.renew)
     presence.on_beat(gate.retry)
     try:

@@ -51,6 +51,8 @@ class Cells(msgspec.Struct, frozen=True):
     packed_settle_keys: bytes
     packed_settle_cells: bytes
     packed_settle_args: bytes
+    rated: tuple[tuple[str, int], ...]
+    """Unit and limit of each rate cell, in the order of admit.lua's reply."""
     record: bytes
     """The cells that a settlement touches, as JSON in the reservation, for whoever must settle it."""
 
@@ -91,6 +93,7 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         packed_settle_args=bulk(*settle_args),
         settle_keys=touched,
         settle_args=settle_args,
+        rated=tuple(("requests" if cell.kind in "rR" else "tokens", cell.limit) for cell in cells if cell.rate is not None),
         record=record,
     )
 

@@ -22,6 +22,8 @@ from shared.domain.usage import UsageEvent
 SHARE = 0.8
 LEASE_MS = 24 * 3600 * 1000
 """In memory a slot lives as long as its call: the process that holds it is the one that counts it."""
+RETRY_MS = 5_000
+"""When a call that is above this node's share, though not above the whole limit, may try again: Redis may be back then."""
 BOOT = "degraded"
 MOST_ORGANISATIONS = 10_000
 
@@ -33,6 +35,10 @@ def share_of(cell: Cell, nodes: int) -> Cell:
         return msgspec.structs.replace(cell, limit=max(1, int(cell.limit * part)))
     rate = Rate(cell.rate.us_per_unit / part, max(1, int(cell.rate.burst * part)))
     return msgspec.structs.replace(cell, rate=rate)
+
+
+def _whole_burst(cells: Cells, share: Cell) -> int:
+    return next(cell.rate.burst for cell in cells.cells if cell.key == share.key and cell.rate is not None)
 
 
 class DegradedGate:
@@ -57,6 +63,9 @@ class DegradedGate:
             return Admitted(Reservation.of(cells, quote, event, encoded, "degraded"))
         assert isinstance(verdict, No), "without budget cells nothing can be unseeded"
         cell = own[verdict.cell - 1]
+        retry_ms = verdict.retry_ms
+        if retry_ms < 0 and cell.rate is not None and verdict.wanted <= _whole_burst(cells, cell):
+            retry_ms = RETRY_MS
         kinds = {"r": "rate", "t": "tokens", "c": "concurrency"}
         return Denied(
             kind=kinds[cell.kind],  # type: ignore[arg-type]
@@ -64,7 +73,7 @@ class DegradedGate:
             limit=cell.limit,
             wanted=verdict.wanted,
             remaining=verdict.remaining,
-            retry_after_ms=None if verdict.retry_ms < 0 else max(1, verdict.retry_ms),
+            retry_after_ms=None if retry_ms < 0 else max(1, retry_ms),
         )
 
     def settle(self, reservation: Reservation, event: UsageEvent) -> None:

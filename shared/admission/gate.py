@@ -22,6 +22,7 @@ from shared.admission.cells import Cells, compile_cells
 from shared.admission.degraded import DegradedGate
 from shared.admission.estimate import Quote, TypicalOutput
 from shared.admission.presence import Presence
+from shared.admission.restore import LEASE_MS, put_back
 from shared.admission.seeding import Seeder
 from shared.admission.verdict import Admitted, Denied, Reservation, Standing, Unready
 from shared.clock import Clock
@@ -35,7 +36,7 @@ __all__ = ["Admitted", "Ask", "Denied", "Gate", "Reservation", "Standing", "Unre
 
 log = logging.getLogger(__name__)
 
-LEASE = bulk(b"30000")
+LEASE = bulk(b"%d" % LEASE_MS)
 SEED_WAIT_S = 2.0
 XADD = b"*5\r\n" + bulk(b"XADD", keys.USAGE_STREAM, b"*", b"e")
 MOST_PENDING = 100_000
@@ -61,6 +62,8 @@ class Ask(msgspec.Struct):
     quote: Quote
     estimated_event: UsageEvent
     encoded_event: bytes
+    boot: str = ""
+    """The life of Redis that it was put to."""
 
 
 def script(name: str) -> str:
@@ -86,6 +89,7 @@ class Gate:
         self.typical = typical or TypicalOutput()
         self._admit = lane.register(script("admit.lua"))
         self._settle = lane.register(script("settle.lua"))
+        self._restore = lane.register(script("restore.lua"))
         self._admit_head = _head(self._admit)
         self._settle_head = _head(self._settle)
         self._live: dict[str, Reservation] = {}
@@ -144,24 +148,35 @@ class Gate:
                 return
             self._send(*self._pending.popleft())
 
-    def adopt_boot(self, boot: str) -> None:
-        """Redis began a new life and this node's reservations were restored under it. What was settled under an older one
-        is in the restored books already: sending it again would count it twice."""
-        kept = [(reservation, event) for reservation, event in self._pending if reservation.boot == boot]
-        self._pending = deque(kept, maxlen=MOST_PENDING)
-        for reservation in self._live.values():
-            if reservation.mode == "redis":
-                reservation.boot = boot
+    async def enter(self, boot: str) -> None:
+        """Redis began a new life: tell it of every call in flight. Raises RedisUnavailable, and then is to be called again.
+
+        All of them leave in this turn's write, on the connection that settlements take: none can be put back after its end.
+        What ended before this turn is in the node's log, which is told next (restore.py); sending it again from here would
+        count it twice. Only what voids an unheard admission stands in no log.
+        """
+        self._pending = deque((entry for entry in self._pending if entry[1].cost_nano_usd == 0), maxlen=MOST_PENDING)
+        self._lane.teach(self._restore)
+        restored = [put_back(self._lane, self._restore, reservation, boot) for reservation in self._live.values()]
+        try:
+            await asyncio.gather(*restored)
+        except hiredis.ReplyError as error:
+            raise RedisUnavailable(f"reservations cannot be restored: {error}") from error
 
     def renew(self, expiry_ms: int) -> None:
         """Extend the leases of every call in flight, in one write."""
         expiry = b"%d" % expiry_ms
+        leases: dict[bytes, list[bytes]] = {}
         for event_id, reservation in self._live.items():
             member = event_id.encode()
-            self._forget(self._lane.call(b"ZADD", keys.reservations(reservation.cells.organisation_id), b"XX", expiry, member))
+            leases.setdefault(keys.reservations(reservation.cells.organisation_id), []).extend((expiry, member))
             for cell in reservation.cells.cells:
                 if cell.kind in "cC":
-                    self._forget(self._lane.call(b"ZADD", cell.key, b"XX", expiry, member))
+                    leases.setdefault(cell.key, []).extend((expiry, member))
+                    # The cell itself must outlive a stream that is longer than the time since the last admission.
+                    self._forget(self._lane.call(b"PEXPIRE", cell.key, b"%d" % (2 * LEASE_MS)))
+        for key, members in leases.items():
+            self._forget(self._lane.call(b"ZADD", key, b"XX", *members))
 
     async def drained(self, timeout_s: float = 5.0) -> None:
         """Wait until every settlement has its answer (or its failure)."""
@@ -174,10 +189,14 @@ class Gate:
         boot = self._presence.boot
         if boot is None or not self._lane.up:
             return None
+        ask.boot = boot
         try:
             return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
         except RedisUnavailable:
             return None
+        except asyncio.CancelledError:  # the client left in between: nobody will hear the answer
+            self._send(*self._void(ask))
+            raise
         except hiredis.ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
                 log.error("admission script failed: %s", error)
@@ -224,9 +243,14 @@ class Gate:
         if isinstance(verdict, Admitted):
             self._live[ask.event_id] = verdict.reservation
         else:  # Redis may have admitted it without our hearing so: give it back when it answers again
-            void = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "degraded")
-            self._pending.append((void, msgspec.structs.replace(ask.estimated_event, cost_nano_usd=0, output_tokens=0)))
+            self._pending.append(self._void(ask))
         return verdict
+
+    @staticmethod
+    def _void(ask: Ask) -> tuple[Reservation, UsageEvent]:
+        """A settlement that gives everything back, if there was anything."""
+        void = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "degraded")
+        return void, msgspec.structs.replace(ask.estimated_event, cost_nano_usd=0, input_tokens=0, output_tokens=0)
 
     def _verdict(self, ask: Ask, reply: list[int]) -> Admitted | Denied:
         if reply[0] == 0:
@@ -242,12 +266,14 @@ class Gate:
             )
         _, reserved, cap, soft_unseeded = reply[:4]
         reservation = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "redis")
-        reservation.boot = self._presence.boot or ""
+        reservation.boot = ask.boot
         if reserved != reservation.reserved_nano_usd:
             reservation.clamp(reserved, cap)
         if len(reply) > 4:
             reservation.standing = _standing(ask.cells, reply)
         self._live[ask.event_id] = reservation
+        if self._presence.boot is not None and self._presence.boot != ask.boot:  # `enter` came too early for it
+            self._forget(put_back(self._lane, self._restore, reservation, self._presence.boot))
         if soft_unseeded:
             self._keep(asyncio.ensure_future(self._seeder.seed(ask.cells)))
         return Admitted(reservation)
@@ -271,12 +297,14 @@ class Gate:
             )
         )
         self._unanswered += 1
-        self._lane.post(packed, partial(self._settled, reservation, event))
+        self._lane.post(packed, partial(self._settled, reservation, event, self._presence.boot))
 
-    def _settled(self, reservation: Reservation, event: UsageEvent, reply: Any) -> None:
+    def _settled(self, reservation: Reservation, event: UsageEvent, boot: str | None, reply: Any) -> None:
         self._unanswered -= 1
         if not isinstance(reply, Exception):
             return
+        if boot is not None and boot != self._presence.boot and event.cost_nano_usd:
+            return  # Redis began a new life since, and was told of it from the node's log
         self._pending.append((reservation, event))
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT"):
@@ -302,9 +330,14 @@ def _unpriced(ask: Ask) -> Denied:
     return Denied(kind="unpriced", scope=budget.scope, limit=budget.limit, wanted=0, remaining=0, retry_after_ms=None)
 
 
-def _standing(cells: Cells, reply: list[int]) -> tuple[Standing, ...]:
-    rated = (cell for cell in cells.cells if cell.rate is not None)
-    return tuple(
-        Standing("requests" if cell.kind in "rR" else "tokens", cell.limit, reply[at], reply[at + 1])
-        for cell, at in zip(rated, range(4, len(reply), 3), strict=True)
-    )
+def _standing(cells: Cells, reply: list[int]) -> dict[str, Standing]:
+    """Of each unit the limit that is nearest to its end."""
+    tightest: dict[str, Standing] = {}
+    at = 4
+    for unit, limit in cells.rated:
+        remaining = reply[at]
+        known = tightest.get(unit)
+        if known is None or remaining < known.remaining:
+            tightest[unit] = Standing(limit, remaining, reply[at + 1])
+        at += 3
+    return tightest

@@ -37,6 +37,12 @@ class Yes(msgspec.Struct, frozen=True):
     rates: tuple[tuple[int, int, int], ...]
 
 
+def born(boot: str) -> int:
+    """When a life of Redis began, in µs; -1 for what is no life of Redis."""
+    digits = boot.partition("-")[0]
+    return int(digits) if digits.isdecimal() else -1
+
+
 @dataclass
 class BudgetState:
     boot: str
@@ -159,6 +165,8 @@ class State:
                 self.slots.get(cell.key, {}).pop(event_id, None)
             elif kind == "b":
                 state = self.budgets.get(cell.key)
+                if state is not None and born(state.boot) < born(boot):
+                    state = None  # not yet rebuilt
                 if record is not None:
                     if state is None:
                         self.unconfirmed.setdefault(cell.key, {}).setdefault(event_id, cost)

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 ALIVE_MS = 3_500
+SHOWN_S = 1.5
+"""By this age of a boot every live node has beaten once, so whoever came to it without a past knows its peers too."""
 RENEW_S = 10.0
 LEASE_MS = 30_000
 REGISTERED_S = 7 * 24 * 3600
@@ -45,13 +47,17 @@ class Presence:
         self._redis = redis
         self._node_id = node_id
         self.boot: str | None = None
+        """In force from the moment it is seen; this node registers under it only when everything is restored."""
         self.peers: frozenset[str] = frozenset()
         self.expected: frozenset[str] = frozenset()
         """Nodes that must register under the boot before a budget may be rebuilt."""
+        self.newcomer = True
+        """Whether this node knew no earlier boot, and so cannot know who else lived under one."""
+        self._registered_under: str | None = None
         self._on_new_boot: list[NewBoot] = []
         self._renew: list[Renew] = []
         self._on_beat: list[Callable[[], None]] = []
-        self._refreshing: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[int] | None = None
 
     @property
     def live_nodes(self) -> int:
@@ -59,7 +65,8 @@ class Presence:
         return max(1, len(self.peers))
 
     def on_new_boot(self, restore: NewBoot) -> None:
-        """`restore(boot)` runs before the node registers under a new boot."""
+        """`restore(boot)` runs before the node registers under a new boot; again, with the next beat, if it raises. What the
+        first one does before it first waits happens in the very turn in which `boot` changes."""
         self._on_new_boot.append(restore)
 
     def on_renewal(self, renew: Renew) -> None:
@@ -70,11 +77,12 @@ class Presence:
         self._on_beat.append(act)
 
     async def run(self) -> None:
-        """Beat for ever. Redis being away only stops the beats."""
+        """Beat for ever. Redis being away only stops the beats, and so does whatever else goes wrong: without a heartbeat a
+        node's leases and its part of the limits would be lost."""
         renewed_s = 0.0
         while True:
             try:
-                now_ms = await self._beat()
+                now_ms = await self._shared_beat()
                 if time.monotonic() - renewed_s >= RENEW_S:
                     renewed_s = time.monotonic()
                     for renew in self._renew:
@@ -83,24 +91,39 @@ class Presence:
                     act()
             except (RedisError, OSError, TimeoutError) as error:
                 log.debug("heartbeat failed: %s", error)
+            except Exception:
+                log.exception("heartbeat failed")
             await asyncio.sleep(BEAT_S)
 
     async def refresh(self) -> None:
         """Beat now; concurrent callers share one."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.ensure_future(self._refresh())
-        await asyncio.shield(self._refreshing)
+        await self._shared_beat()
 
     async def leave(self) -> None:
-        """A clean goodbye: nobody waits for this node any more."""
-        if self._node_id is not None:
-            await self._redis.zrem(keys.NODES, self._node_id)
+        """A clean goodbye: nobody waits for this node any more, and it beats no more."""
+        node_id, self._node_id = self._node_id, None
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        if node_id is not None:
+            await self._redis.zrem(keys.NODES, node_id)
 
-    async def registered(self, boot: str) -> frozenset[str]:
-        return frozenset(name.decode() for name in await self._redis.smembers(keys.registered(boot)))  # type: ignore[misc, arg-type]
+    async def missing(self, boot: str) -> tuple[frozenset[str], float] | None:
+        """Expected nodes that have not registered under `boot`, and its age in s. None when it is not in force any more."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.get(keys.BOOT)
+        pipe.smembers(keys.registered(boot))  # type: ignore[arg-type]
+        pipe.time()
+        in_force, members, (seconds, micros) = await pipe.execute()
+        if in_force is None or in_force.decode() != boot:
+            return None
+        return self.expected - {name.decode() for name in members}, seconds + micros / 1_000_000 - born_s(boot)
 
-    async def _refresh(self) -> None:
-        await self._beat()
+    async def _shared_beat(self) -> int:
+        if self._beating is None or self._beating.done():
+            self._beating = asyncio.ensure_future(self._beat())
+            self._beating.add_done_callback(lambda beat: None if beat.cancelled() else beat.exception())
+        return await asyncio.shield(self._beating)
 
     async def _beat(self) -> int:
         """One heartbeat; Redis' time in ms."""
@@ -121,20 +144,29 @@ class Presence:
             pipe.zadd(keys.NODES, {self._node_id: now_ms})
         pipe.zremrangebyscore(keys.NODES, "-inf", now_ms - 3_600_000)
         pipe.zrangebyscore(keys.NODES, now_ms - ALIVE_MS, "+inf")
-        peers = frozenset(name.decode() for name in (await pipe.execute())[-1])
+        known, self.peers = self.peers, frozenset(name.decode() for name in (await pipe.execute())[-1])
         if boot != self.boot:
-            await self._enter(boot, peers)
-        self.peers = peers
+            if self.boot is not None:
+                log.warning("Redis began a new life; restoring what this node knows")
+            self.newcomer = self.boot is None
+            self.expected = self.peers | known
+        elif now_us / 1_000_000 - born_s(boot) < 2 * SHOWN_S:
+            self.expected |= self.peers
+        if boot != self._registered_under:
+            await self._enter(boot)
         return int(now_ms)
 
-    async def _enter(self, boot: str, peers: frozenset[str]) -> None:
-        self.expected = (peers | self.peers) if self.boot is not None else peers
-        if self.boot is not None:
-            log.warning("Redis began a new life; restoring what this node knows")
+    async def _enter(self, boot: str) -> None:
+        self.boot = boot
         for restore in self._on_new_boot:
             await restore(boot)
-        self.boot = boot
         if self._node_id is not None:
             name = keys.registered(boot)
             await self._redis.sadd(name, self._node_id)  # type: ignore[misc, arg-type]
             await self._redis.expire(name, REGISTERED_S)
+        self._registered_under = boot
+
+
+def born_s(boot: str) -> float:
+    """When a boot began, in Unix seconds of Redis' clock."""
+    return int(boot.partition("-")[0]) / 1_000_000

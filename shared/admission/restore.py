@@ -1,83 +1,90 @@
-"""Restore: what a node tells Redis when it began a new life: calls in flight, and settled events not yet in Postgres."""
+"""Restore: what a node tells Redis when it began a new life: first its calls in flight, then its settled events that may not
+be in Postgres yet.
+
+In this order nothing falls between: a call is in flight at the moment of telling, or its end stands in the log by then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
 from shared.admission.verdict import Reservation
 from shared.domain.identity import uuid7_time
 from shared.domain.limits import Budget
-from shared.domain.usage import UsageEvent, encode_event
+from shared.domain.usage import UsageEvent
 from shared.store import keys
+from shared.store.redis import Lane, Script
 
 LEASE_MS = 30_000
-BATCH = 500
+BATCH = 1_000
 KEEP_S = 40 * 24 * 3600
 
 UNCONFIRMED = """
--- KEYS[1] budget cell, KEYS[2] its unconfirmed hash; ARGV event id, cost, boot, seconds to keep.
--- A cell of this boot was seeded with the event already; any other cell will be, from the hash.
-if redis.call('HGET', KEYS[1], 'boot') == ARGV[3] then return 0 end
-redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[4])
+-- KEYS[1] budget cell, KEYS[2] its unconfirmed hash; ARGV[1] boot [2] seconds to keep [3..] pairs: event id, cost.
+-- A cell of this boot was seeded with the events already; any other cell will be, from the hash.
+if redis.call('HGET', KEYS[1], 'boot') == ARGV[1] then return 0 end
+for i = 3, #ARGV, 2 do redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) end
+redis.call('EXPIRE', KEYS[2], ARGV[2])
 return 1
 """
 
 
+def put_back(lane: Lane, script: Script, reservation: Reservation, boot: str) -> asyncio.Future[Any]:
+    """restore.lua for one call in flight, in this turn's write. From now on it belongs to `boot`."""
+    reservation.boot = boot
+    cells = reservation.cells
+    concurrent = [cell.key for cell in cells.cells if cell.kind in "cC"]
+    budgets = [cell.key for cell in cells.cells if cell.budget is not None]
+    numbers = [b"%d" % number for number in (LEASE_MS, reservation.reserved_nano_usd, reservation.rate_tokens)]
+    return lane.run(
+        script,
+        [*cells.admit_keys[:2], *concurrent, *budgets],
+        [
+            reservation.event.event_id.encode(), boot.encode(), *numbers, cells.record, reservation.encoded_event,
+            b"%d" % len(concurrent),
+        ],
+    )  # fmt: skip
+
+
 class Restore:
-    """`budgets_of` names the budgets that an event counts against."""
+    """Tells of settled events. `budgets_of` names the budgets that an event counts against."""
 
     def __init__(
         self,
         redis: Redis,
-        live: Callable[[], Iterable[Reservation]],
         unconfirmed: Callable[[], Iterable[UsageEvent]],
         budgets_of: Callable[[UsageEvent], Sequence[Budget]],
     ) -> None:
         self._redis = redis
-        self._live = live
         self._unconfirmed = unconfirmed
         self._budgets_of = budgets_of
-        self._restore = redis.register_script(files("shared.admission").joinpath("restore.lua").read_text())
         self._note = redis.register_script(UNCONFIRMED)
 
     async def __call__(self, boot: str) -> None:
-        await self._events(boot)
-        for reservation in list(self._live()):
-            if reservation.mode == "redis":
-                await self._reservation(reservation, boot)
+        for costs in self._batches():
+            pipe = self._redis.pipeline(transaction=False)
+            for cell, pairs in costs.items():
+                await self._note(keys=[cell, keys.unconfirmed(cell)], args=[boot, KEEP_S, *pairs], client=pipe)
+            await pipe.execute()
 
-    async def _reservation(self, reservation: Reservation, boot: str) -> None:
-        cells = reservation.cells
-        concurrent = [cell.key for cell in cells.cells if cell.kind in "cC"]
-        budgets = [cell.key for cell in cells.cells if cell.budget is not None]
-        event = reservation.event
-        await self._restore(
-            keys=[*cells.admit_keys[:2], *concurrent, *budgets],
-            args=[
-                event.event_id, boot, LEASE_MS, event.cost_nano_usd, reservation.rate_tokens, cells.record,
-                encode_event(event), len(concurrent),
-            ],
-        )  # fmt: skip
-
-    async def _events(self, boot: str) -> None:
-        pipe = self._redis.pipeline(transaction=False)
-        queued = 0
+    def _batches(self) -> Iterator[dict[bytes, list[str | int]]]:
+        """Event ids and costs by budget cell, BATCH events at a time."""
+        costs: dict[bytes, list[str | int]] = {}
+        held = 0
         for event in self._unconfirmed():
+            if event.cost_nano_usd == 0:
+                continue
             at = uuid7_time(event.event_id)
             for budget in self._budgets_of(event):
                 cell = keys.budget(event.organisation_id, budget.budget_id, keys.period_label(budget.period, at))
-                await self._note(
-                    keys=[cell, keys.unconfirmed(cell)],
-                    args=[event.event_id, event.cost_nano_usd, boot, KEEP_S],
-                    client=pipe,
-                )
-                queued += 1
-            if queued >= BATCH:
-                await pipe.execute()
-                queued = 0
-        if queued:
-            await pipe.execute()
+                costs.setdefault(cell, []).extend((event.event_id, event.cost_nano_usd))
+            held += 1
+            if held == BATCH:
+                yield costs
+                costs, held = {}, 0
+        if costs:
+            yield costs

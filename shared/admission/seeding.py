@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.admission.cells import Cell, Cells
-from shared.admission.presence import Presence
+from shared.admission.presence import SHOWN_S, Presence
 from shared.domain.limits import Budget, Period, period_end
 from shared.store import keys
 
@@ -64,44 +64,69 @@ class Seeder:
         task = self._running.get(cell.key)
         if task is None or task.done():
             task = self._running[cell.key] = asyncio.ensure_future(self._guarded(organisation_id, cell))
-            task.add_done_callback(lambda _: self._running.pop(cell.key, None))
         return await asyncio.shield(task)
 
     async def _guarded(self, organisation_id: str, cell: Cell) -> bool:
         try:
-            return await self._seed(organisation_id, cell)
+            for _ in range(TRIES):
+                if await self._seed(organisation_id, cell):
+                    return True
+                await asyncio.sleep(0.01)
+            return False
         except Exception as error:  # Postgres or Redis is away, in one of their many ways to say so
             log.warning("a budget cannot be rebuilt now: %s", type(error).__name__)
             return False
+        finally:
+            self._running.pop(cell.key, None)
 
     async def _seed(self, organisation_id: str, cell: Cell) -> bool:
+        """One try. False: things changed under it."""
         boot, budget = self._presence.boot, cell.budget
         assert budget is not None
-        if boot is None:
+        if boot is None or not await self._told(boot):
+            await self._presence.refresh()
             return False
-        await self._everybody(boot)
         start, end = period_of(cell.key, budget.period)
         waiting = keys.unconfirmed(cell.key)
-        for _ in range(TRIES):
-            ids = [name.decode() for name in await self._redis.hkeys(waiting)]  # type: ignore[misc, arg-type]
-            spent, present = await self._ledger.spent(budget, start, end, ids)
-            arguments: list[str | int] = [boot, spent, 0 if end is None else int(end.timestamp()) + KEEP_S]
-            for event_id in ids:
-                arguments += [event_id, "1" if event_id in present else "0"]
-            reply = await self._script(keys=[cell.key, waiting, keys.reservation_records(organisation_id)], args=arguments)
-            if reply[0] != 2:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hget(cell.key, "boot")  # type: ignore[arg-type]
+        pipe.hkeys(waiting)  # type: ignore[arg-type]
+        seeded_under, names = await pipe.execute()
+        if seeded_under is not None and seeded_under.decode() == boot:
+            return True
+        ids = [name.decode() for name in names]
+        spent, present = await self._ledger.spent(budget, start, end, ids)
+        if (spent or ids) and self._presence.newcomer and not await self._shown(boot):
+            return False
+        arguments: list[str | int] = [boot, spent, 0 if end is None else int(end.timestamp()) + KEEP_S]
+        for event_id in ids:
+            arguments += [event_id, "1" if event_id in present else "0"]
+        if await self._presence.missing(boot) is None:
+            return False
+        reply = await self._script(keys=[cell.key, waiting, keys.reservation_records(organisation_id)], args=arguments)
+        return bool(reply[0] != 2)
+
+    async def _told(self, boot: str) -> bool:
+        """Wait until each live node has told what it knows, or has had its time. False: the boot is over."""
+        while (state := await self._presence.missing(boot)) is not None:
+            missing, age_s = state
+            if not missing or age_s > PATIENCE_S:
                 return True
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
         return False
 
-    async def _everybody(self, boot: str) -> None:
-        """Until each live node has told what it knows, or has had its time."""
-        born_s = int(boot.partition("-")[0]) / 1_000_000
-        while not self._presence.expected <= await self._presence.registered(boot):
-            seconds, micros = await self._redis.time()
-            if seconds + micros / 1_000_000 - born_s > PATIENCE_S:
-                return
-            await asyncio.sleep(0.05)
+    async def _shown(self, boot: str) -> bool:
+        """Whether a boot is old enough for every live node to have beaten under it. If not, wait until it is.
+
+        An empty Redis and a node without a past look like a fresh installation; a ledger that is not empty tells that there
+        may be others, with more to tell.
+        """
+        state = await self._presence.missing(boot)
+        if state is None or state[1] >= SHOWN_S:
+            return state is not None
+        await asyncio.sleep(SHOWN_S - state[1])
+        await self._presence.refresh()
+        return False
 
 
 def period_of(cell_key: bytes, period: Period) -> tuple[datetime, datetime | None]:

@@ -6,6 +6,8 @@
 -- ARGV[1] now in µs since 2026-01-01 or ''  [2] event id  [3] boot of the admission  [4] mode: actual | estimate
 --     [5] actual cost  [6] actual tokens  [7..] per cell: kind, µs per token, burst
 -- Returns {1, cost} settled; {0} it was already; {3, difference} an estimate was corrected; {4} booked without a record
+-- A budget cell of an older life than the call's is not yet rebuilt, like a missing one: what it gets now would be lost, so
+-- the cost waits in the unconfirmed hash. A cell of a newer life was rebuilt while the call had no reservation in it.
 -- Invariant: an event id changes `spent` of a cell once as actual, or once as estimate and then at most once by the difference.
 local EPOCH_S = 1767225600
 local now_us = tonumber(ARGV[1])
@@ -13,6 +15,7 @@ if not now_us then
   local t = redis.call('TIME')
   now_us = (tonumber(t[1]) - EPOCH_S) * 1000000 + tonumber(t[2])
 end
+local function born(of) return tonumber(string.match(of or '', '^%d+')) or -1 end
 local id, boot, estimate = ARGV[2], ARGV[3], ARGV[4] == 'estimate'
 local cost, tokens = ARGV[5], tonumber(ARGV[6])
 local record = redis.call('HGET', KEYS[2], id)
@@ -50,25 +53,26 @@ for i = 7, #ARGV, 3 do
     k = k + 1
   else
     local of_cell = redis.call('HGET', key, 'boot')
+    local unseeded = not of_cell or born(of_cell) < born(boot)
     if record then
       if of_cell == boot then
         if reserved ~= '0' then redis.call('HINCRBY', key, 'reserved', '-' .. reserved) end
         redis.call('HINCRBY', key, 'spent', cost)
-      elseif not of_cell then
+      elseif unseeded then
         redis.call('HSETNX', KEYS[k + 1], id, cost)
         redis.call('EXPIRE', KEYS[k + 1], 3456000)
       else
         redis.call('HINCRBY', key, 'spent', cost)
       end
     elseif booked_estimate then
-      if of_cell then
+      if not unseeded then
         redis.call('HINCRBY', key, 'spent', string.format('%.0f', tonumber(cost) - tonumber(booked_estimate) + 0))
       else
         redis.call('HSETNX', KEYS[k + 1], id, cost)
         redis.call('EXPIRE', KEYS[k + 1], 3456000)
       end
       result = 3
-    elseif not of_cell then
+    elseif unseeded then
       if redis.call('HSETNX', KEYS[k + 1], id, cost) == 1 then result = 4 end
       redis.call('EXPIRE', KEYS[k + 1], 3456000)
     elseif of_cell ~= boot then

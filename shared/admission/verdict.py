@@ -17,7 +17,6 @@ Mode = Literal["redis", "degraded"]
 class Standing(msgspec.Struct, frozen=True):
     """How a rate limit stands after this call, for the response's headers."""
 
-    unit: Literal["requests", "tokens"]
     limit: int
     remaining: int
     reset_ms: int
@@ -40,7 +39,8 @@ class Reservation(msgspec.Struct):
     clamped: bool = False
     output_tokens_cap: int | None = None
     """Per choice; to be sent to the provider when `clamped`."""
-    standing: tuple[Standing, ...] = ()
+    standing: dict[str, Standing] = {}
+    """By unit: `requests`, `tokens`."""
 
     @staticmethod
     def of(cells: Cells, quote: Quote, event: UsageEvent, encoded: bytes, mode: Mode) -> Reservation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from shared.admission.estimate import quote
-from shared.admission.gate import Admitted, Ask, Denied, Reservation, Standing, Unready
+from shared.admission.gate import Admitted, Ask, Denied, Reservation, Unready
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource, encode_event
@@ -142,12 +142,7 @@ def standing_headers(reservation: Reservation) -> dict[str, str]:
     headers: dict[str, str] = {}
     if reservation.clamped and reservation.output_tokens_cap is not None:
         headers["x-waystation-output-tokens-clamped"] = str(reservation.output_tokens_cap)
-    tightest: dict[str, Standing] = {}
-    for standing in reservation.standing:
-        known = tightest.get(standing.unit)
-        if known is None or standing.remaining < known.remaining:
-            tightest[standing.unit] = standing
-    for unit, standing in tightest.items():
+    for unit, standing in reservation.standing.items():
         headers[f"x-ratelimit-limit-{unit}"] = str(standing.limit)
         headers[f"x-ratelimit-remaining-{unit}"] = str(standing.remaining)
         headers[f"x-ratelimit-reset-{unit}"] = f"{standing.reset_ms}ms"

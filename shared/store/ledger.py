@@ -131,22 +131,19 @@ async def _roll_up(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent,
     await connection.exec_driver_sql(UPSERT, tuple(columns))
 
 
-async def missing(pool: AsyncEngine, events: Sequence[UsageEvent]) -> list[UsageEvent]:
-    """Those of `events` that Postgres does not have: an actual needs more than an estimate to count as had."""
-    if not events:
-        return []
+async def missing(pool: AsyncEngine, event_ids: Sequence[str], *, estimated: bool) -> set[str]:
+    """Which of the ids Postgres lacks. An actual event is had only when the truth is booked, an estimated one when anything
+    is. The ids carry their times, so only their days' partitions are looked at."""
+    if not event_ids:
+        return set()
     query = (
-        "SELECT event_id::text, bool_or(entry = 1 OR kind = 'actual') FROM usage_events "
-        "WHERE event_id = ANY($1::uuid[]) AND occurred_at >= $2 AND occurred_at <= $3 GROUP BY event_id"
+        "SELECT wanted::text FROM unnest($1::text[]::uuid[]) AS wanted WHERE NOT EXISTS (SELECT FROM usage_events "
+        "WHERE event_id = wanted AND occurred_at >= $2 AND occurred_at <= $3 AND ($4 OR entry = 1 OR kind = 'actual'))"
     )
-    ids = [event.event_id for event in events]
-    times = [uuid7_time(event_id) for event_id in ids]
+    span = (uuid7_time(min(event_ids)), uuid7_time(max(event_ids)))
     async with pool.connect() as connection:
-        rows: Any = await connection.exec_driver_sql(query, (ids, min(times), max(times)))
-        had = {row[0]: row[1] for row in rows}
-    return [
-        event for event in events if event.event_id not in had or (event.kind is EventKind.ACTUAL and not had[event.event_id])
-    ]
+        rows: Any = await connection.exec_driver_sql(query, (list(event_ids), *span, estimated))
+        return {row[0] for row in rows}
 
 
 class PostgresSpent:

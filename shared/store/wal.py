@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -39,7 +40,13 @@ CONFIRM_S = 2.0
 ADOPT_S = 10.0
 BATCH = 5_000
 
-Missing = Callable[[Sequence[UsageEvent]], Awaitable[list[UsageEvent]]]
+
+class Missing(Protocol):
+    """Which of these ids Postgres lacks (store/ledger.py)."""
+
+    async def __call__(self, event_ids: Sequence[str], *, estimated: bool) -> set[str]: ...
+
+
 Resend = Callable[[UsageEvent], Awaitable[None]]
 Reap = Callable[[UsageEvent], Awaitable[None]]
 
@@ -101,6 +108,22 @@ def read(path: Path) -> Iterator[tuple[bytes, UsageEvent]]:
         except msgspec.MsgspecError:
             log.error("a record in the usage log is no event")
         at += HEAD.size + length
+
+
+def settled_ids(path: Path) -> list[str]:
+    """Ids of a segment's settlements, without decoding them: an event is an array of at least 16 whose first item is a
+    36-letter string, so the id lies between bytes 5 and 41 of its msgpack."""
+    data = path.read_bytes()
+    ids, at = [], 0
+    while at + HEAD.size <= len(data):
+        length, crc = HEAD.unpack_from(data, at)
+        start = at + HEAD.size
+        at = start + length
+        if length == 0 or at > len(data) or zlib.crc32(data[start:at]) != crc:
+            break
+        if data[start : start + 1] == SETTLEMENT:
+            ids.append(data[start + 6 : start + 42].decode())
+    return ids
 
 
 class Wal:
@@ -227,11 +250,17 @@ class Wal:
             self._unlock(name, remove=not list(self._directory.glob(f"{name}-*.wal")))
 
     async def _lacking(self, segment: Segment, missing: Missing) -> list[UsageEvent]:
-        records = await asyncio.to_thread(lambda: [event for tag, event in read(segment.path) if tag == SETTLEMENT])
-        events = records + segment.orphans
-        lacking: list[UsageEvent] = []
-        for start in range(0, len(events), BATCH):
-            lacking += await missing(events[start : start + BATCH])
+        """Events of a segment that Postgres does not have."""
+        ids = await asyncio.to_thread(settled_ids, segment.path)
+        absent: set[str] = set()
+        for start in range(0, len(ids), BATCH):
+            absent |= await missing(ids[start : start + BATCH], estimated=False)
+        lacking = (
+            [event for tag, event in read(segment.path) if tag == SETTLEMENT and event.event_id in absent] if absent else []
+        )
+        if segment.orphans:
+            absent = await missing([event.event_id for event in segment.orphans], estimated=True)
+            lacking += [event for event in segment.orphans if event.event_id in absent]
         return lacking
 
     def _append(self, tag: bytes, encoded: bytes) -> None:

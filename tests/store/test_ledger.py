@@ -72,8 +72,9 @@ async def test_any_order_repetition_and_interleaving_of_writers_gives_the_same_s
 async def test_missing_knows_an_estimate_from_the_truth(pool: AsyncEngine) -> None:
     booked, guessed, absent = event(), event(), event()
     await ledger.book(pool, [booked, estimate_of(guessed)])
-    assert await ledger.missing(pool, [booked, guessed, absent]) == [guessed, absent]
-    assert await ledger.missing(pool, [estimate_of(guessed)]) == []
+    ids = [booked.event_id, guessed.event_id, absent.event_id]
+    assert await ledger.missing(pool, ids, estimated=False) == {guessed.event_id, absent.event_id}
+    assert await ledger.missing(pool, ids, estimated=True) == {absent.event_id}
 
 
 async def test_spent_is_the_periods_sum_and_says_which_ids_it_holds(pool: AsyncEngine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from random import getrandbits
 
@@ -43,8 +44,8 @@ class Books:
         self.sent: list[UsageEvent] = []
         self.reaped: list[UsageEvent] = []
 
-    async def missing(self, events: object) -> list[UsageEvent]:
-        return [made for made in events if made.event_id not in self.booked]  # type: ignore[attr-defined]
+    async def missing(self, event_ids: Sequence[str], *, estimated: bool) -> set[str]:
+        return set(event_ids) - self.booked
 
     async def resend(self, made: UsageEvent) -> None:
         self.sent.append(made)
