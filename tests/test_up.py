@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -153,10 +154,10 @@ def test_without_a_secret_nothing_starts(data_dir: Path) -> None:
     assert "changeme" not in guessable.stderr
 
 
-def wait_for_usage(data_dir: Path, requests: int) -> list[dict[str, int]]:
+def wait_for_usage(data_dir: Path, requests: int) -> list[dict[str, Any]]:
     deadline_s = time.monotonic() + 10
     while True:
-        rows: list[dict[str, int]] = json.loads(run(data_dir, "usage", "--by", "model", "--json").stdout)
+        rows: list[dict[str, Any]] = json.loads(run(data_dir, "usage", "--by", "model", "--json").stdout)
         if sum(row["requests"] for row in rows) >= requests:
             return rows
         assert time.monotonic() < deadline_s, rows

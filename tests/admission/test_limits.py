@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,7 +107,7 @@ def test_the_reservation_is_an_upper_bound(
 
 def test_an_unknown_price_or_maximum_has_no_bound() -> None:
     price = Price(input_nano_per_mtok=1, output_nano_per_mtok=1)
-    asked = {"body_bytes": 10, "messages": 1, "media_urls": 0, "choices": 1, "typical_output_tokens": 9}
-    assert not quote(model=Model(model_id="m", price=price), max_tokens=None, **asked).priced  # type: ignore[arg-type]
-    assert not quote(model=Model(model_id="m", max_output_tokens=9), max_tokens=None, **asked).priced  # type: ignore[arg-type]
-    assert quote(model=Model(model_id="m", price=price), max_tokens=9, **asked).priced  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"body_bytes": 10, "messages": 1, "media_urls": 0, "choices": 1, "typical_output_tokens": 9}
+    assert not quote(model=Model(model_id="m", price=price), max_tokens=None, **asked).priced
+    assert not quote(model=Model(model_id="m", max_output_tokens=9), max_tokens=None, **asked).priced
+    assert quote(model=Model(model_id="m", price=price), max_tokens=9, **asked).priced

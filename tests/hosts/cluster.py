@@ -125,7 +125,7 @@ class Cluster:
             process.wait()
         await self.pool.dispose()
 
-    def _run(self, module: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _run(self, module: str, extra: dict[str, str]) -> subprocess.Popen[bytes]:
         environment = os.environ | {
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,

@@ -40,8 +40,8 @@ class CountingProxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)  # type: ignore[arg-type]
-        task.add_done_callback(self._tasks.discard)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         to_redis_reader, to_redis = await asyncio.open_connection(self._parts.hostname, self._parts.port or 6379)
         back = asyncio.ensure_future(self._back(to_redis_reader, writer))
         parser, is_lane = hiredis.Reader(), True

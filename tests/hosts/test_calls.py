@@ -179,6 +179,7 @@ async def test_a_client_that_leaves_cancels_the_upstream_and_pays_for_what_was_m
             left_s = time.time()
     record = await cluster.provider.until_ended(0)
     assert record.ended == "client_gone"
+    assert record.ended_at is not None
     assert record.ended_at - left_s < 0.25
     row = (await cluster.booked(1))[0]
     assert (row["outcome"], row["source"]) == ("client_gone", "counted")

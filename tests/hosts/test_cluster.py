@@ -54,7 +54,7 @@ async def test_four_nodes_never_overshoot_a_budget(database_url: str, redis_url:
         assert len(mine) == statuses.count(200) + rest.count(200)
         async with Redis.from_url(redis_url) as redis:
             cells = [name async for name in redis.scan_iter(match="ws:*:b:*") if not name.endswith(b":u")]
-            held = await redis.hgetall(cells[0])  # type: ignore[misc, arg-type]
+            held = await redis.hgetall(cells[0])
             assert int(held[b"reserved"]) == 0
             assert int(held[b"spent"]) == sum(row["cost_nano_usd"] for row in mine)
 
@@ -110,7 +110,7 @@ async def test_a_redis_that_comes_back_empty_loses_no_event_and_no_money(
         spent = sum(row["cost_nano_usd"] for row in rows)
         async with Redis.from_url(redis_server.url) as redis:
             cells = [name async for name in redis.scan_iter(match="ws:*:b:*") if not name.endswith(b":u")]
-            held = await redis.hgetall(cells[0])  # type: ignore[misc, arg-type]
+            held = await redis.hgetall(cells[0])
             assert (int(held[b"spent"]), int(held[b"reserved"])) == (spent, 0)
 
 
