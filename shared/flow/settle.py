@@ -95,6 +95,9 @@ def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
 
 
 def spent_without_report(x: Exchange) -> bool:
+    """Whether the provider will bill what it never told us of: it made output, or it had the prompt and fell silent."""
+    if x.streamed_deltas:
+        return True
     if x.failure is None:
         return x.outcome in (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CUT, Outcome.UNKNOWN)
     return x.failure.failure_class in SPENT_WITHOUT_REPORT
