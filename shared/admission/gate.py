@@ -167,16 +167,18 @@ class Gate:
         """Extend the leases of every call in flight, in one write."""
         expiry = b"%d" % expiry_ms
         leases: dict[bytes, list[bytes]] = {}
+        slots: set[bytes] = set()
         for event_id, reservation in self._live.items():
             member = event_id.encode()
             leases.setdefault(keys.reservations(reservation.cells.organisation_id), []).extend((expiry, member))
             for cell in reservation.cells.cells:
                 if cell.kind in "cC":
                     leases.setdefault(cell.key, []).extend((expiry, member))
-                    # The cell itself must outlive a stream that is longer than the time since the last admission.
-                    self._forget(self._lane.call(b"PEXPIRE", cell.key, b"%d" % (2 * LEASE_MS)))
+                    slots.add(cell.key)
         for key, members in leases.items():
             self._forget(self._lane.call(b"ZADD", key, b"XX", *members))
+        for key in slots:  # or a cell would be gone a minute after its last admission, whatever streams it still holds
+            self._forget(self._lane.call(b"PEXPIRE", key, b"%d" % (2 * LEASE_MS)))
 
     async def drained(self, timeout_s: float = 5.0) -> None:
         """Wait until every settlement has its answer (or its failure)."""
@@ -190,22 +192,20 @@ class Gate:
         if boot is None or not self._lane.up:
             return None
         ask.boot = boot
-        try:
-            return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
-        except RedisUnavailable:
-            return None
-        except asyncio.CancelledError:  # the client left in between: nobody will hear the answer
-            self._send(*self._void(ask))
-            raise
-        except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                log.error("admission script failed: %s", error)
+        for _ in range(2):
+            try:
+                return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
+            except RedisUnavailable:
                 return None
-        self._lane.teach(self._admit, self._settle)
-        try:
-            return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
-        except (RedisUnavailable, hiredis.ReplyError):
-            return None
+            except asyncio.CancelledError:  # the client left in between: nobody will hear the answer
+                self._send(*self._void(ask))
+                raise
+            except hiredis.ReplyError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    log.error("admission script failed: %s", error)
+                    return None
+                self._lane.teach(self._admit, self._settle)
+        return None
 
     def _packed(self, ask: Ask, boot: str) -> bytes:
         """admit.lua's call in RESP; its argument list is the script's header."""
