@@ -24,6 +24,8 @@ BEAT_S = 1.0
 ALIVE_MS = 3_500
 SHOWN_S = 1.5
 """By this age of a boot every live node has beaten once, so whoever came to it without a past knows its peers too."""
+PATIENCE_S = 10.0
+"""A node that is silent this long after a boot began is taken for dead; what it knew comes back from its log later."""
 RENEW_S = 10.0
 LEASE_MS = 30_000
 REGISTERED_S = 7 * 24 * 3600
@@ -149,6 +151,8 @@ class Presence:
             if self.boot is not None:
                 log.warning("Redis began a new life; restoring what this node knows")
             self.newcomer = self.boot is None
+            if self.boot is not None and now_us / 1_000_000 - born_s(self.boot) < PATIENCE_S:
+                known |= self.expected  # they may not have come back yet from the change before
             self.expected = self.peers | known
         elif now_us / 1_000_000 - born_s(boot) < 2 * SHOWN_S:
             self.expected |= self.peers

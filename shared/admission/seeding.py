@@ -19,14 +19,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.admission.cells import Cell, Cells
-from shared.admission.presence import SHOWN_S, Presence
+from shared.admission.presence import PATIENCE_S, SHOWN_S, Presence
 from shared.domain.limits import Budget, Period, period_end
 from shared.store import keys
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0
-"""A node that is silent this long after a boot began is taken for dead; what it knew comes back from its log later."""
 KEEP_S = 2 * 24 * 3600
 TRIES = 50
 
