@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 0.02
 RETRY_S = 0.2
+LINGER_S = 0.002
+"""How long a settlement may wait for company: under load it then shares an admission's write, and its reply that one's read."""
 
 
 class RedisUnavailable(ConnectionError):
@@ -100,6 +102,8 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[tuple[asyncio.Future[Any] | Answered | None, float]] = deque()
         self._out: list[bytes] = []
+        self._soon = False
+        self._later: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,9 +137,17 @@ class Wire(asyncio.Protocol):
         return future
 
     def send(self, packed: bytes, answer: asyncio.Future[Any] | Answered | None, now_s: float) -> None:
-        """One command, already packed. Its answer goes to a future, to a function, or nowhere."""
-        if not self._out:
+        """One command, already packed, in this turn's write. Its answer goes to a future, to a function, or nowhere."""
+        if not self._soon:
+            self._soon = True
             self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        self._waiting.append((answer, now_s))
+
+    def post(self, packed: bytes, answer: Answered | None, now_s: float) -> None:
+        """One command that nobody waits for: it leaves with the next write, LINGER_S from now at the latest."""
+        if not self._soon and self._later is None:
+            self._later = self._loop.call_later(LINGER_S, self._flush)
         self._out.append(packed)
         self._waiting.append((answer, now_s))
 
@@ -161,6 +173,10 @@ class Wire(asyncio.Protocol):
         self._lost(self)
 
     def _flush(self) -> None:
+        self._soon = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._transport is not None and self._out:
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -233,7 +249,7 @@ class Lane:
         """One packed command without a future: `answered` gets the reply or the exception, at once when Redis is away."""
         wire = self._wire
         if wire is not None:
-            wire.send(packed, answered, self._now())
+            wire.post(packed, answered, self._now())
         elif answered is not None:
             answered(RedisUnavailable("Redis is away"))
 
