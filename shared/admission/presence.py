@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -55,6 +55,8 @@ class Presence:
         """Nodes that must register under the boot before a budget may be rebuilt."""
         self.newcomer = True
         """Whether this node knew no earlier boot, and so cannot know who else lived under one."""
+        self._unheard: frozenset[str] = frozenset()
+        """Those of `expected` that had not registered when last looked for: still missing if Redis is emptied again."""
         self._registered_under: str | None = None
         self._on_new_boot: list[NewBoot] = []
         self._renew: list[Renew] = []
@@ -119,7 +121,7 @@ class Presence:
         in_force, members, (seconds, micros) = await pipe.execute()
         if in_force is None or in_force.decode() != boot:
             return None
-        return self.expected - {name.decode() for name in members}, seconds + micros / 1_000_000 - born_s(boot)
+        return self.expected - _names(members), seconds + micros / 1_000_000 - born_s(boot)
 
     async def _shared_beat(self) -> int:
         if self._beating is None or self._beating.done():
@@ -146,16 +148,19 @@ class Presence:
             pipe.zadd(keys.NODES, {self._node_id: now_ms})
         pipe.zremrangebyscore(keys.NODES, "-inf", now_ms - 3_600_000)
         pipe.zrangebyscore(keys.NODES, now_ms - ALIVE_MS, "+inf")
-        known, self.peers = self.peers, frozenset(name.decode() for name in (await pipe.execute())[-1])
+        pipe.smembers(keys.registered(boot))  # type: ignore[arg-type]
+        *_, alive, registered = await pipe.execute()
+        known, self.peers = self.peers, _names(alive)
         if boot != self.boot:
             if self.boot is not None:
                 log.warning("Redis began a new life; restoring what this node knows")
             self.newcomer = self.boot is None
-            if self.boot is not None and now_us / 1_000_000 - born_s(self.boot) < PATIENCE_S:
-                known |= self.expected  # they may not have come back yet from the change before
-            self.expected = self.peers | known
-        elif now_us / 1_000_000 - born_s(boot) < 2 * SHOWN_S:
-            self.expected |= self.peers
+            self.expected = self._unheard = self.peers | known | self._unheard
+        else:
+            age_s = now_us / 1_000_000 - born_s(boot)
+            if age_s < 2 * SHOWN_S:
+                self.expected |= self.peers
+            self._unheard = self.expected - _names(registered) if age_s < PATIENCE_S else frozenset()
         if boot != self._registered_under:
             await self._enter(boot)
         return int(now_ms)
@@ -169,6 +174,10 @@ class Presence:
             await self._redis.sadd(name, self._node_id)  # type: ignore[misc, arg-type]
             await self._redis.expire(name, REGISTERED_S)
         self._registered_under = boot
+
+
+def _names(members: Iterable[bytes]) -> frozenset[str]:
+    return frozenset(name.decode() for name in members)
 
 
 def born_s(boot: str) -> float:
