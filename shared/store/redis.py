@@ -98,7 +98,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, lost: Callable[[Wire], None]) -> None:
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()  # kept: asking for it costs a system call each time
         self._reader = hiredis.Reader()
         self._waiting: deque[tuple[asyncio.Future[Any] | Answered | None, float]] = deque()
         self._out: list[bytes] = []
@@ -128,28 +128,28 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("closed the connection")
 
-    def call(self, parts: tuple[bytes, ...], now_s: float) -> asyncio.Future[Any]:
-        future = self._loop.create_future()
+    def call(self, parts: tuple[bytes, ...]) -> asyncio.Future[Any]:
+        future = self.loop.create_future()
         if self._transport is None:
             future.set_exception(RedisUnavailable("not connected"))
             return future
-        self.send(hiredis.pack_command(cast(Any, parts)), future, now_s)
+        self.send(hiredis.pack_command(cast(Any, parts)), future)
         return future
 
-    def send(self, packed: bytes, answer: asyncio.Future[Any] | Answered | None, now_s: float) -> None:
+    def send(self, packed: bytes, answer: asyncio.Future[Any] | Answered | None) -> None:
         """One command, already packed, in this turn's write. Its answer goes to a future, to a function, or nowhere."""
         if not self._soon:
             self._soon = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._out.append(packed)
-        self._waiting.append((answer, now_s))
+        self._waiting.append((answer, self.loop.time()))
 
-    def post(self, packed: bytes, answer: Answered | None, now_s: float) -> None:
+    def post(self, packed: bytes, answer: Answered | None) -> None:
         """One command that nobody waits for: it leaves with the next write, LINGER_S from now at the latest."""
         if not self._soon and self._later is None:
-            self._later = self._loop.call_later(LINGER_S, self._flush)
+            self._later = self.loop.call_later(LINGER_S, self._flush)
         self._out.append(packed)
-        self._waiting.append((answer, now_s))
+        self._waiting.append((answer, self.loop.time()))
 
     @property
     def alive(self) -> bool:
@@ -221,35 +221,35 @@ class Lane:
         script = Script(encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode())
         self._scripts[script.sha] = script
         if self._wire is not None:
-            self._wire.call((b"SCRIPT", b"LOAD", encoded), self._now()).add_done_callback(_quiet)
+            self._wire.call((b"SCRIPT", b"LOAD", encoded)).add_done_callback(_quiet)
         return script
 
     def call(self, *parts: bytes) -> asyncio.Future[Any]:
         """One command; RedisUnavailable or hiredis.ReplyError comes out of the future."""
         if self._wire is None:
             return self._unavailable()
-        return self._wire.call(parts, self._now())
+        return self._wire.call(parts)
 
     def run(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> asyncio.Future[Any]:
         """EVALSHA, in this turn's write. NOSCRIPT comes out of the future when the server forgot it: see `teach`."""
         if self._wire is None:
             return self._unavailable()
-        return self._wire.call((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *args), self._now())
+        return self._wire.call((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *args))
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """One command that the caller packed, in this turn's write."""
         wire = self._wire
         if wire is None:
             return self._unavailable()
-        future = asyncio.get_running_loop().create_future()
-        wire.send(packed, future, self._now())
+        future = wire.loop.create_future()
+        wire.send(packed, future)
         return future
 
     def post(self, packed: bytes, answered: Answered | None = None) -> None:
         """One packed command without a future: `answered` gets the reply or the exception, at once when Redis is away."""
         wire = self._wire
         if wire is not None:
-            wire.post(packed, answered, self._now())
+            wire.post(packed, answered)
         elif answered is not None:
             answered(RedisUnavailable("Redis is away"))
 
@@ -262,10 +262,6 @@ class Lane:
         future = asyncio.get_running_loop().create_future()
         future.set_exception(RedisUnavailable("Redis is away"))
         return future
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
     async def _connect(self) -> None:
         address, loop = self._address, asyncio.get_running_loop()
@@ -286,7 +282,7 @@ class Lane:
         self._wanted.clear()
 
     async def _greet(self, wire: Wire) -> None:
-        address, now_s = self._address, self._now()
+        address = self._address
         hello: list[tuple[bytes, ...]] = []
         if address.password is not None:
             user = (address.username.encode(),) if address.username else ()
@@ -295,7 +291,7 @@ class Lane:
             hello.append((b"SELECT", b"%d" % address.database))
         hello += [(b"SCRIPT", b"LOAD", script.source) for script in self._scripts.values()]
         hello.append((b"PING",))
-        await asyncio.gather(*[wire.call(parts, now_s) for parts in hello])
+        await asyncio.gather(*[wire.call(parts) for parts in hello])
 
     def _on_lost(self, wire: Wire) -> None:
         if wire is self._wire:
@@ -310,7 +306,7 @@ class Lane:
             await asyncio.sleep(SWEEP_S)
             wire = self._wire
             oldest_s = wire.oldest_s() if wire is not None else None
-            if wire is None or oldest_s is None or self._now() - oldest_s <= self._deadline_s:
+            if wire is None or oldest_s is None or wire.loop.time() - oldest_s <= self._deadline_s:
                 late = None
             elif late != oldest_s:
                 late = oldest_s  # one more turn: the answer may lie unread because this process was the slow one
