@@ -152,14 +152,17 @@ class Gate:
         """Redis began a new life: tell it of every call in flight. Raises RedisUnavailable, and then is to be called again.
 
         All of them leave in this turn's write, on the connection that settlements take: none can be put back after its end.
-        What ended before this turn is in the node's log, which is told next (restore.py); sending it again from here would
-        count it twice. Only what voids an unheard admission stands in no log.
+        Settlements that were not taken go first: no budget is rebuilt yet, so they wait in the unconfirmed hash like what
+        the node's log tells next (restore.py), once by id, and a server that kept its data is rid of their reservations.
         """
-        self._pending = deque((entry for entry in self._pending if entry[1].cost_nano_usd == 0), maxlen=MOST_PENDING)
-        self._lane.teach(self._restore)
+        if not (self._live or self._pending or self._unanswered):
+            return
+        self._lane.teach(self._restore, self._settle)
+        for _ in range(len(self._pending)):
+            self._send(*self._pending.popleft())
         restored = [put_back(self._lane, self._restore, reservation, boot) for reservation in self._live.values()]
         try:
-            await asyncio.gather(*restored)
+            await asyncio.gather(*restored, self._lane.call(b"PING"))  # the PING's answer comes after all others'
         except hiredis.ReplyError as error:
             raise RedisUnavailable(f"reservations cannot be restored: {error}") from error
 
@@ -297,14 +300,12 @@ class Gate:
             )
         )
         self._unanswered += 1
-        self._lane.post(packed, partial(self._settled, reservation, event, self._presence.boot))
+        self._lane.post(packed, partial(self._settled, reservation, event))
 
-    def _settled(self, reservation: Reservation, event: UsageEvent, boot: str | None, reply: Any) -> None:
+    def _settled(self, reservation: Reservation, event: UsageEvent, reply: Any) -> None:
         self._unanswered -= 1
         if not isinstance(reply, Exception):
             return
-        if boot is not None and boot != self._presence.boot and event.cost_nano_usd:
-            return  # Redis began a new life since, and was told of it from the node's log
         self._pending.append((reservation, event))
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT"):

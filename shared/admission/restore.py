@@ -23,9 +23,18 @@ LEASE_MS = 30_000
 BATCH = 1_000
 KEEP_S = 40 * 24 * 3600
 
-UNCONFIRMED = """
--- KEYS[1] budget cell, KEYS[2] its unconfirmed hash; ARGV[1] boot [2] seconds to keep [3..] pairs: event id, cost.
+UNCONFIRMED = r"""
+-- KEYS[1] budget cell, KEYS[2] its unconfirmed hash, KEYS[3] reservations, KEYS[4] reservation records
+-- ARGV[1] boot [2] seconds to keep [3..] pairs: event id, cost
+-- What is settled has no reservation: one that a server brought back from its disk would be booked again when it expires.
 -- A cell of this boot was seeded with the events already; any other cell will be, from the hash.
+for i = 3, #ARGV, 2 do
+  local record = redis.call('HGET', KEYS[4], ARGV[i])
+  if record and string.match(record, '^([^\n]*)\n') ~= ARGV[1] then
+    redis.call('HDEL', KEYS[4], ARGV[i])
+    redis.call('ZREM', KEYS[3], ARGV[i])
+  end
+end
 if redis.call('HGET', KEYS[1], 'boot') == ARGV[1] then return 0 end
 for i = 3, #ARGV, 2 do redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[2])
@@ -67,24 +76,27 @@ class Restore:
     async def __call__(self, boot: str) -> None:
         for costs in self._batches():
             pipe = self._redis.pipeline(transaction=False)
-            for cell, pairs in costs.items():
-                await self._note(keys=[cell, keys.unconfirmed(cell)], args=[boot, KEEP_S, *pairs], client=pipe)
+            for (organisation_id, cell), pairs in costs.items():
+                touched = [cell, keys.unconfirmed(cell), *_held(organisation_id)]
+                await self._note(keys=touched, args=[boot, KEEP_S, *pairs], client=pipe)
             await pipe.execute()
 
-    def _batches(self) -> Iterator[dict[bytes, list[str | int]]]:
-        """Event ids and costs by budget cell, BATCH events at a time."""
-        costs: dict[bytes, list[str | int]] = {}
+    def _batches(self) -> Iterator[dict[tuple[str, bytes], list[str | int]]]:
+        """Event ids and costs by organisation and budget cell, BATCH events at a time."""
+        costs: dict[tuple[str, bytes], list[str | int]] = {}
         held = 0
         for event in self._unconfirmed():
-            if event.cost_nano_usd == 0:
-                continue
             at = uuid7_time(event.event_id)
             for budget in self._budgets_of(event):
                 cell = keys.budget(event.organisation_id, budget.budget_id, keys.period_label(budget.period, at))
-                costs.setdefault(cell, []).extend((event.event_id, event.cost_nano_usd))
+                costs.setdefault((event.organisation_id, cell), []).extend((event.event_id, event.cost_nano_usd))
             held += 1
             if held == BATCH:
                 yield costs
                 costs, held = {}, 0
         if costs:
             yield costs
+
+
+def _held(organisation_id: str) -> tuple[bytes, bytes]:
+    return keys.reservations(organisation_id), keys.reservation_records(organisation_id)
