@@ -47,6 +47,8 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._request_count == 0:
+            return  # still the first head: its deadline runs since the connection was made
         if self._messages or self._waiter is None or self._waiter.done():
             if self._head_deadline is not None:
                 self._disarm()

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 async def admit(x: Exchange) -> None:
     """Fills in deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
     x.deployment = resolve(x)
-    verdict = await x.gateway.gate.admit(ask(x))
+    asked, clock = ask(x), x.gateway.clock
+    asked_s = clock.monotonic_s()
+    verdict = await x.gateway.gate.admit(asked)
+    x.gateway.metrics.calls.admission.observe(clock.monotonic_s() - asked_s)
     match verdict:
         case Admitted(reservation):
             x.reservation = reservation

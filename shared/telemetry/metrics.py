@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -84,6 +84,7 @@ class Calls(Collector):
     def __init__(self) -> None:
         self.meters: dict[tuple[str, str], DeploymentMeters] = {}
         self.before_upstream = Tally(FAST_SECONDS)
+        self.admission = Tally(FAST_SECONDS)
 
     def of(self, provider: str, model: str) -> DeploymentMeters:
         meters = self.meters.get((provider, model))
@@ -116,7 +117,9 @@ class Calls(Collector):
             "waystation_before_upstream_seconds", "From arrival until the request leaves for the provider."
         )
         before.add_metric((), self.before_upstream.buckets(), self.before_upstream.total)
-        yield from (duration, first_token, requests, tokens, cost, before)
+        admission = HistogramMetricFamily("waystation_redis_admission_seconds", "Round trip of an admission.")
+        admission.add_metric((), self.admission.buckets(), self.admission.total)
+        yield from (duration, first_token, requests, tokens, cost, before, admission)
 
 
 class Metrics:
@@ -126,9 +129,6 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self.calls = Calls()
         registry.register(self.calls)
-        self.redis_seconds = Histogram(
-            "waystation_redis_admission_seconds", "Round trip of an admission.", buckets=FAST_SECONDS, registry=registry
-        )
         self.refusals = Counter("waystation_refusals_total", "Our noes to clients.", ["reason"], registry=registry)
         self.failures = Counter(
             "waystation_attempt_failures_total", "Bad ends of attempts.", ["provider", "failure"], registry=registry

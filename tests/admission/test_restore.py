@@ -346,7 +346,7 @@ async def test_a_redis_restarted_with_its_data_under_load_loses_no_event_and_cou
     await chaos(durable_redis, seed, restarted, budget)
 
 
-async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget) -> None:
+async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget, changes: int = 3) -> None:
     books, url = Books(), server.url
     async with (
         client(url) as redis,
@@ -365,7 +365,7 @@ async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget
                 await asyncio.sleep(0.6)
                 lives.add(a.presence.boot)
         cell = await quiet(nodes, redis)
-        assert len(lives) == 3
+        assert len(lives) == changes
         assert len(traffic.settled) > 200
         assert await held(redis) == set()
         assert amounts(cell) == (sum(event.cost_nano_usd for event in traffic.settled), 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -287,3 +289,38 @@ def raw(port: int, message: bytes) -> bytes:
                 break
             answer += piece
         return answer
+
+
+async def test_slow_heads_slow_bodies_and_large_ones_end_in_time(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    async with running(database_url, redis_url, tmp_path, workers=0) as cluster:
+        limits = {
+            "WAYSTATION_HEADER_TIMEOUT_S": "0.5",
+            "WAYSTATION_BODY_TIMEOUT_S": "0.5",
+            "WAYSTATION_MAX_BODY_BYTES": "10000",
+        }
+        node = cluster.start_node(**limits)
+        await cluster.ready(node)
+        port, bearer = cluster.ports[node], cluster.key.encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + bearer
+        began_s = time.monotonic()
+        answers = await asyncio.gather(
+            asyncio.to_thread(raw, port, b"POST /v1/chat/comp"),
+            asyncio.to_thread(raw, port, head + b"\r\nContent-Length: 500\r\n\r\n{"),
+            asyncio.to_thread(raw, port, head + b"\r\nContent-Length: 50000\r\n\r\n{"),
+            asyncio.to_thread(
+                raw, port, head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+            ),
+        )
+        assert time.monotonic() - began_s < 4
+        assert [answer.split(b" ")[1] for answer in answers] == [b"408", b"408", b"413", b"413"]
+        assert all(b'"error"' in answer for answer in answers)
+
+
+async def test_compressed_bodies_are_read_and_bombs_are_not(cluster: Cluster) -> None:
+    async with client(cluster) as mine:
+        status, _, _ = await mine.chat(raw=gzip.compress(json.dumps(call()).encode()), Content_Encoding="gzip")
+        assert status == 200
+        status, _, body = await mine.chat(raw=gzip.compress(b" " * 200_000_000), Content_Encoding="gzip")
+        assert (status, body["error"]["code"]) == (413, "body_too_large")
+        status, _, body = await mine.chat(raw=b"not gzip at all", Content_Encoding="gzip")
+        assert (status, body["error"]["code"]) == (400, "invalid_body")
