@@ -13,9 +13,8 @@ import uvloop
 from services.cli import manage
 from services.cli.say import guarded, json_option, settings_here
 from services.cli.up import up
+from services.simulator.__main__ import DEFAULT_PORT as DEFAULT_SIMULATOR_PORT
 from shared.settings import DEFAULT_PORT, Settings
-
-SIMULATOR_PORT = 20127
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +44,7 @@ def worker(as_json: bool) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=SIMULATOR_PORT, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_SIMULATOR_PORT, show_default=True)
 @json_option
 @guarded
 def simulator(host: str, port: int, as_json: bool) -> None:

@@ -45,6 +45,7 @@ def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamRe
             handler = CHAT if request._message.path == CHAT_TARGET and request.method == "POST" else route(request)
             return await handler(request, node)
         except Refused as refused:
+            node.gateway.metrics.refused(refused.refusal.reason)
             return refusal_response(refused.refusal, request_id=None)
 
     return dispatch

@@ -31,7 +31,6 @@ async def serve(
         wire_format=wire_format,
         credential=credential_of(headers.get("Authorization"), headers),
         content_type=headers.get("Content-Type"),
-        client_request_id=headers.get("X-Client-Request-Id"),
         traceparent=headers.get("traceparent"),
         read_body=lambda: read_body(request, gateway.settings),
     )

@@ -14,7 +14,7 @@ import uvloop
 from services.simulator.app import serving
 from services.simulator.state import State
 
-DEFAULT_PORT = 20130
+DEFAULT_PORT = 20127
 
 
 async def run(

@@ -66,7 +66,6 @@ class Arrival:
     wire_format: WireFormat
     credential: str | None
     content_type: str | None
-    client_request_id: str | None
     traceparent: str | None
     read_body: Callable[[], Awaitable[bytes]]
 

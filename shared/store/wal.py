@@ -1,8 +1,8 @@
 """The node's own usage log: what Redis and the process may lose, the disk keeps until Postgres has it.
 
 Before a call leaves for its provider, its *intent* (the event that stands if nobody settles) is written; when it ends, its
-*settlement*. A record is one `write` to a file opened for appending: the page cache outlives a killed process, and an fsync
-each second bounds what a power cut could take. Segments rotate; a closed one is deleted only when Postgres has everything in
+*settlement*. A record is copied into a mapped file whose space was allocated beforehand: no system call on the hot path, and
+the page cache outlives a killed process; a sync every CONFIRM_S bounds what a power cut could take. Segments rotate; a closed one is deleted only when Postgres has everything in
 it. Each process holds a lock; what a dead process left is adopted by a live one: settlements that Postgres lacks are sent
 again, and intents that nobody settled become estimated events. Both are idempotent by event id.
 
@@ -62,6 +62,8 @@ class Segment:
     path: Path
     open: int = 0
     events: int = 0
+    synced: bool = False
+    """A closed segment that the disk has for certain."""
     closed_s: float | None = None
     resent_s: float = 0.0
     orphans: list[UsageEvent] = field(default_factory=list)
@@ -306,8 +308,12 @@ class Wal:
         self._map, self._segment, self._written, self._begun_s = mapped, Segment(path), 0, time.monotonic()
 
     async def _sync(self) -> None:
-        if self._map is not None and self._written:
-            await asyncio.to_thread(sync, self._segment.path)
+        """Have the disk hold what the page cache holds."""
+        for segment in [*self._closed, self._segment]:
+            if not segment.synced:
+                closed = segment.closed_s is not None
+                await asyncio.to_thread(sync, segment.path)
+                segment.synced = closed
 
     def _delete(self, segment: Segment) -> None:
         segment.path.unlink(missing_ok=True)
