@@ -2,9 +2,10 @@
 
 Before a call leaves for its provider, its *intent* (the event that stands if nobody settles) is written; when it ends, its
 *settlement*. A record is copied into a mapped file whose space was allocated beforehand: no system call on the hot path, and
-the page cache outlives a killed process; a sync every CONFIRM_S bounds what a power cut could take. Segments rotate; a closed one is deleted only when Postgres has everything in
-it. Each process holds a lock; what a dead process left is adopted by a live one: settlements that Postgres lacks are sent
-again, and intents that nobody settled become estimated events. Both are idempotent by event id.
+the page cache outlives a killed process; a sync every CONFIRM_S bounds what a power cut could take. Segments rotate; a closed
+one is deleted only when Postgres has everything in it. Each process holds a lock; what a dead process left is adopted by a
+live one: settlements that Postgres lacks are sent again, and intents that nobody settled become estimated events. Both are
+idempotent by event id.
 
     record: u32 length of the rest · u32 CRC-32 of the rest · tag (I intent, S settlement) · event as msgpack
 """
