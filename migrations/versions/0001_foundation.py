@@ -135,9 +135,7 @@ CREATE TABLE usage_events (
   PRIMARY KEY (event_id, entry, occurred_at)
 ) PARTITION BY RANGE (occurred_at);
 CREATE TABLE usage_events_default PARTITION OF usage_events DEFAULT;
-CREATE INDEX usage_events_by_key ON usage_events (key_id, occurred_at);
-CREATE INDEX usage_events_by_team ON usage_events (team_id, occurred_at);
-CREATE INDEX usage_events_by_organisation ON usage_events (organisation_id, occurred_at);
+CREATE INDEX usage_events_by_time ON usage_events USING brin (occurred_at);
 CREATE TABLE usage_hourly (
   hour timestamptz NOT NULL,
   organisation_id text NOT NULL,

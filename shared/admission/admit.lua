@@ -56,9 +56,11 @@ for i = 1, cells do
     reply[#reply + 1] = math.ceil((new - now_us) / 1000)
     reply[#reply + 1] = refused
   elseif lower == 'c' then
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
-    if redis.call('ZCARD', key) >= a and enforced and no_cell == 0 then
-      no_cell, no_retry, no_wanted, no_remaining = i, 1000, 1, 0
+    if redis.call('ZCARD', key) >= a then -- only then does it matter whose lease is over
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
+      if redis.call('ZCARD', key) >= a and enforced and no_cell == 0 then
+        no_cell, no_retry, no_wanted, no_remaining = i, 1000, 1, 0
+      end
     end
   else
     local cell = redis.call('HMGET', key, 'boot', 'spent', 'reserved')

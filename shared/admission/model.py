@@ -100,8 +100,9 @@ class State:
                 rates.append(self._rate(cell, end, now_us))
             elif kind == "c":
                 held = self.slots.get(cell.key, {})
-                for gone in [holder for holder, expiry in held.items() if expiry <= now_ms]:
-                    del held[gone]
+                if len(held) >= cell.limit:
+                    for gone in [holder for holder, expiry in held.items() if expiry <= now_ms]:
+                        del held[gone]
                 if len(held) >= cell.limit and cell.enforced and no is None:
                     no = No(number, 1000, 1, 0)
             else:
