@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -213,6 +214,19 @@ async def test_a_settlement_that_redis_did_not_take_is_sent_before_budgets_are_r
         assert await waiting(one.redis) == {reservation.event.event_id: 123}
 
 
+async def test_a_settlement_into_a_cell_of_an_older_life_waits_for_the_seeding(redis_url: str) -> None:
+    async with node(redis_url) as one:
+        await one.presence.refresh()
+        reservation = await one.admitted(500)
+        await one.redis.set(keys.BOOT, "1-another")  # as after a restart with all data
+        await one.presence.refresh()
+        one.settle(reservation, 123)
+        await one.gate.drained()
+        assert await waiting(one.redis) == {reservation.event.event_id: 123}
+        assert await one.seeder.seed(one.cells)
+        assert amounts(await budget_cell(one.redis)) == (123, 0)
+
+
 async def test_a_node_whose_lane_is_down_does_not_register(redis_server: EmbeddedRedis) -> None:
     async with node(redis_server.url) as one:
         await one.presence.refresh()
@@ -330,23 +344,57 @@ def restarted(server: EmbeddedRedis) -> None:
     server.start()
 
 
-@pytest.mark.parametrize(("seed", "budget"), [(1, HARD), (2, HARD), (3, SOFT)])
-async def test_a_redis_emptied_under_load_loses_no_event_and_counts_none_twice(
-    redis_server: EmbeddedRedis, seed: int, budget: Budget, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def killed(server: EmbeddedRedis) -> None:
+    server.stop(signal.SIGKILL)
+    time.sleep(0.5)
+    server.start()
+
+
+def hung(server: EmbeddedRedis) -> None:
+    server.pause()
+    time.sleep(0.8)
+    server.resume()
+
+
+def hung_and_emptied(server: EmbeddedRedis) -> None:
+    hung(server)
+    server.flush()
+
+
+@pytest.fixture
+def quick_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "BEAT_S", 0.2)
+
+
+@pytest.mark.usefixtures("quick_heart")
+@pytest.mark.parametrize(("seed", "budget"), [(1, HARD), (2, SOFT)])
+async def test_a_redis_emptied_under_load_loses_no_event_and_counts_none_twice(
+    redis_server: EmbeddedRedis, seed: int, budget: Budget
+) -> None:
     await chaos(redis_server, seed, emptied, budget)
 
 
-@pytest.mark.parametrize(("seed", "budget"), [(4, HARD), (5, SOFT)])
+@pytest.mark.usefixtures("quick_heart")
+@pytest.mark.parametrize(("seed", "budget"), [(3, HARD), (4, SOFT)])
 async def test_a_redis_restarted_with_its_data_under_load_loses_no_event_and_counts_none_twice(
-    durable_redis: EmbeddedRedis, seed: int, budget: Budget, monkeypatch: pytest.MonkeyPatch
+    durable_redis: EmbeddedRedis, seed: int, budget: Budget
 ) -> None:
-    monkeypatch.setattr(presence, "BEAT_S", 0.2)
     await chaos(durable_redis, seed, restarted, budget)
 
 
-async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget, changes: int = 3) -> None:
+@pytest.mark.soak
+@pytest.mark.usefixtures("quick_heart")
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("budget", [HARD, SOFT])
+@pytest.mark.parametrize("strike", [emptied, restarted, killed, hung, hung_and_emptied])
+@pytest.mark.parametrize("seed", [11, 12, 13])
+async def test_whatever_happens_to_redis_loses_no_event_and_counts_none_twice(
+    redis_server: EmbeddedRedis, durable_redis: EmbeddedRedis, seed: int, strike: Strike, budget: Budget, durable: bool
+) -> None:
+    await chaos(durable_redis if durable else redis_server, seed, strike, budget, changes=4)
+
+
+async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget, changes: int = 2) -> None:
     books, url = Books(), server.url
     async with (
         client(url) as redis,
@@ -359,14 +407,14 @@ async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget
             await one.seeder.seed(one.cells)
         traffic, lives = Traffic(nodes, redis, seed), set()
         async with beating(a.presence), beating(b.presence), traffic.flowing():
-            for _ in range(3):
-                await asyncio.sleep(0.2 + traffic.chance.random() * 0.3)
+            for _ in range(changes):
+                await asyncio.sleep(0.1 + traffic.chance.random() * 0.3)
                 await asyncio.to_thread(strike, server)
-                await asyncio.sleep(0.6)
+                await asyncio.sleep(0.5)
                 lives.add(a.presence.boot)
         cell = await quiet(nodes, redis)
-        assert len(lives) == changes
-        assert len(traffic.settled) > 200
+        assert len(lives) == (1 if strike is hung else changes)
+        assert len(traffic.settled) > 50 * changes
         assert await held(redis) == set()
         assert amounts(cell) == (sum(event.cost_nano_usd for event in traffic.settled), 0)
         for one in nodes:
