@@ -102,7 +102,7 @@ class HttpSink:
         self._request = request
         self._streams = streams
         self._response: web.StreamResponse | None = None
-        self._loop = request.loop
+        self._loop = request._loop  # the public property warns on every read
         self.blocked_since_s: float | None = None
         self.last_write_s = 0.0
 

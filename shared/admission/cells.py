@@ -50,6 +50,9 @@ class Cells(msgspec.Struct, frozen=True):
     packed_settle_count: bytes
     packed_settle_keys: bytes
     packed_settle_cells: bytes
+    estimate_prefix: bytes
+    done_prefix: bytes
+    """The two keys that a settlement names by its event's id."""
     packed_settle_args: bytes
     rated: tuple[tuple[str, int], ...]
     """Unit and limit of each rate cell, in the order of admit.lua's reply."""
@@ -90,6 +93,8 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         packed_settle_count=b"*%d\r\n" % (3 + 4 + len(touched) + 6 + len(settle_args)),
         packed_settle_keys=bulk(b"%d" % (4 + len(touched)), *admit_keys[:2]),
         packed_settle_cells=bulk(*touched),
+        estimate_prefix=keys.estimate(organisation_id, ""),
+        done_prefix=keys.done(organisation_id, ""),
         packed_settle_args=bulk(*settle_args),
         settle_keys=touched,
         settle_args=settle_args,

@@ -284,7 +284,7 @@ class Gate:
     def _send(self, reservation: Reservation, event: UsageEvent) -> None:
         """settle.lua's call in RESP."""
         cells = reservation.cells
-        organisation_id, event_id = cells.organisation_id, event.event_id
+        event_id = event.event_id.encode()
         boot = reservation.boot.encode()
         cost, tokens = b"%d" % event.cost_nano_usd, b"%d" % (event.input_tokens + event.output_tokens)
         packed = b"".join(
@@ -292,9 +292,10 @@ class Gate:
                 cells.packed_settle_count,
                 self._settle_head,
                 cells.packed_settle_keys,
-                bulk(keys.estimate(organisation_id, event_id), keys.done(organisation_id, event_id)),
+                b"$%d\r\n%b%b\r\n" % (len(cells.estimate_prefix) + 36, cells.estimate_prefix, event_id),
+                b"$%d\r\n%b%b\r\n" % (len(cells.done_prefix) + 36, cells.done_prefix, event_id),
                 cells.packed_settle_cells,
-                b"$0\r\n\r\n$36\r\n%b\r\n$%d\r\n%b\r\n" % (event_id.encode(), len(boot), boot),
+                b"$0\r\n\r\n$36\r\n%b\r\n$%d\r\n%b\r\n" % (event_id, len(boot), boot),
                 b"$6\r\nactual\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(cost), cost, len(tokens), tokens),
                 cells.packed_settle_args,
             )

@@ -89,7 +89,7 @@ class Cluster:
     def url(self, node: int = 0) -> str:
         return f"http://127.0.0.1:{self.ports[node]}"
 
-    async def ready(self, node: int, within_s: float = 15) -> None:
+    async def ready(self, node: int, within_s: float = 45) -> None:
         deadline_s = time.monotonic() + within_s
         async with aiohttp.ClientSession() as session:
             while time.monotonic() < deadline_s:
@@ -103,7 +103,7 @@ class Cluster:
                 await asyncio.sleep(0.05)
         raise AssertionError(f"node {node} is not ready: {self.log()[-3000:]}")
 
-    async def booked(self, count: int, within_s: float = 15) -> list[dict[str, Any]]:
+    async def booked(self, count: int, within_s: float = 30) -> list[dict[str, Any]]:
         """Every ledger entry, once there are at least `count`."""
         deadline_s = time.monotonic() + within_s
         while True:
