@@ -26,8 +26,18 @@ def write(data_dir: Path, addresses: dict[str, str]) -> None:
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump(addresses, file)
+        json.dump(addresses | {"pid": str(os.getpid())}, file)
     draft.replace(path)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def locate(settings: Settings) -> Settings:
@@ -37,7 +47,9 @@ def locate(settings: Settings) -> Settings:
     if path.exists():
         try:
             known = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            if not alive(int(known["pid"])):
+                known = {}  # a killed `up` could not take its addresses back
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError(f"{path} cannot be read: is it yours? ({error})") from None
     found: dict[str, str] = {
         name: known[name]

@@ -148,7 +148,11 @@ def diff(path: Path, as_json: bool) -> None:
 
 def _apply(path: Path, *, dry_run: bool) -> Changes:
     settings = settings_here()
-    document = parse(path, path.read_text())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        fail(f"waystation: {path.name} is not UTF-8 text")
+    document = parse(path, text)
     vault, providers = Vault.from_secret(settings.secret()), registry.load()
 
     async def work() -> Changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, ParamSpec
@@ -65,13 +66,21 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except RedisError as error:
             fail(f"waystation: Redis: {error}")
         except SQLAlchemyError as error:
-            fail(f"waystation: Postgres: {str(error.__cause__ or error).splitlines()[0]}")
+            fail(f"waystation: Postgres: {reason(error)}")
         except TimeoutError:
             fail("waystation: Postgres or Redis did not answer in time")
+        except (ConnectionError, socket.gaierror) as error:
+            fail(f"waystation: Postgres cannot be reached (DATABASE_URL): {error.strerror or error}")
         except OSError as error:
             fail(f"waystation: {error.strerror or error}")
 
     return run
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """What Postgres said, in one line, and what to do about it."""
+    said = str(error.__cause__ or error).splitlines()[0]
+    return f"{said}: run `waystation migrate`" if "relation" in said and "does not exist" in said else said
 
 
 def settings_here() -> Settings:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,16 +25,19 @@ from services.cli.locate import engines_file, secret_file, write
 from services.cli.say import guarded, json_option
 from shared.settings import DEFAULT_PORT, Settings, SettingsError
 from shared.store import postgres, tenants
+from shared.store.redis import client
 from shared.store.secrets import Vault, new_secret
 from shared.telemetry.log import redact
 
 READY_S = 30.0
 CHILD_STOP_S = 20.0
+STEADY_S = 60.0
+"""A child that lived this long is started again as if it had never died."""
 RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM."""
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. Of this class, because an event loop swallows all others that are raised in its callbacks."""
 
 
 class Child:
@@ -48,9 +50,10 @@ class Child:
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
-        self._again_s = 0.0
+        self._began_s = self._again_s = 0.0
 
     def start(self) -> None:
+        self._began_s = time.monotonic()
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self.module, *self._arguments],
@@ -71,6 +74,8 @@ class Child:
         code = self._process.poll()
         if code is None:
             return None
+        if time.monotonic() - self._began_s > STEADY_S:
+            self._deaths = 0
         wait_s = RESTART_S[min(self._deaths, len(RESTART_S) - 1)]
         self._deaths += 1
         self._process, self._again_s = None, time.monotonic() + wait_s
@@ -104,7 +109,7 @@ class Child:
 def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> None:
     """Start everything on this machine; Ctrl-C stops it."""
     settings = Settings.from_environment()
-    settings = replace(settings, host=host or settings.host, port=port or settings.port)
+    settings = replace(settings, host=host or settings.host, port=port or settings.port, data_dir=settings.data_dir.absolute())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
@@ -114,8 +119,13 @@ def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> Non
             settings = with_secret(settings)
             settings = stack.enter_context(engines(settings)) if embedded else from_outside(settings)
             first = asyncio.run(prepare(settings))
-            children = stack.enter_context(running(settings))
-            wait_ready(settings, children)
+            try:
+                children = stack.enter_context(running(settings))
+                wait_ready(settings, children)
+            except BaseException:
+                if first is not None:  # they exist by now, and there is no second time
+                    click.echo("\n".join(credentials(first)), err=True)
+                raise
             tell(settings, first, as_json=as_json)
             while True:
                 time.sleep(0.2)
@@ -197,6 +207,11 @@ def from_outside(settings: Settings) -> Settings:
 
 async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
     """Schema, and the first organisation, admin and key if there are none."""
+    cache = client(settings.redis_url)
+    try:
+        await cache.ping()
+    finally:
+        await cache.aclose()
     await postgres.migrate(settings.database_url)
     pool = postgres.engine(settings.database_url, pool_size=1)
     try:
@@ -216,7 +231,7 @@ def running(settings: Settings) -> Iterator[list[Child]]:
             "database_url": settings.database_url,
             "redis_url": settings.redis_url,
             "simulator_url": settings.simulator_url,
-            "url": f"http://{settings.host}:{settings.port}",
+            "url": url_of(settings),
         },
     )
     environment = {
@@ -250,32 +265,44 @@ def running(settings: Settings) -> Iterator[list[Child]]:
 def wait_ready(settings: Settings, children: list[Child]) -> None:
     """Until the ingress is ready. Raises EngineError when a child ends or time is over."""
     deadline_s = time.monotonic() + READY_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for providers, not for ourselves
     while time.monotonic() < deadline_s:
         for child in children:
             if child.ended():
                 raise EngineError(f"{child.module} did not start: {child.last_line()}")
         try:
-            with urllib.request.urlopen(f"http://{settings.host}:{settings.port}/readyz", timeout=1):
+            with direct.open(f"{url_of(settings)}/readyz", timeout=1):
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.05)
     raise EngineError(f"the ingress was not ready within {READY_S:.0f} s; its log is in {settings.data_dir / 'logs'}")
 
 
+def url_of(settings: Settings) -> str:
+    """Where the ingress answers, as seen from this machine."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    host = everywhere.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def credentials(first: tenants.Bootstrapped) -> list[str]:
+    return [
+        f"  admin    {first.admin} / {first.admin_password}",
+        f"  key      {first.key}",
+        "           (shown this once)",
+    ]
+
+
 def tell(settings: Settings, first: tenants.Bootstrapped | None, *, as_json: bool) -> None:
     """URL, and on the first start the key and the admin's password: they are shown this once."""
-    url = f"http://{settings.host}:{settings.port}"
+    url = url_of(settings)
     if as_json:
         made = None if first is None else {"key": first.key, "admin": first.admin, "admin_password": first.admin_password}
         click.echo(json.dumps({"url": url, "data_dir": str(settings.data_dir)} | (made or {})))
         return
     lines = ["", f"  Waystation is up at {url}/v1", f"  data     {settings.data_dir}"]
     if first is not None:
-        lines += [
-            f"  admin    {first.admin} / {first.admin_password}",
-            f"  key      {first.key}",
-            "           (shown this once)",
-        ]
+        lines += credentials(first)
     shown = first.key if first is not None else "$WAYSTATION_KEY"
     body = '{"model": "demo/chat", "messages": [{"role": "user", "content": "Hello!"}]}'
     lines += [

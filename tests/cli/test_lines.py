@@ -1,0 +1,124 @@
+"""Whatever goes wrong, a command says it in one line on stderr and exits with 1; no traceback, no secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from services.cli.__main__ import main
+from services.cli.engines import EmbeddedPostgres
+from services.cli.say import table
+
+SECRET = "q8Zr2kT0vXw9yLmN4pB7cD1eF3gH5jK6"
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
+    """Commands on an empty data directory, with a secret and nothing that answers."""
+    monkeypatch.setenv("WAYSTATION_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("WAYSTATION_SECRET_KEY", SECRET)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://a:hunter2@127.0.0.1:1/x")
+    monkeypatch.setenv("REDIS_URL", NOBODY)
+    return CliRunner()
+
+
+def line(result: Result) -> str:
+    """The one line, of a command that failed as it should."""
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    said = result.stderr.splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith("waystation: ")
+    return said[0]
+
+
+@pytest.mark.parametrize("command", [["usage"], ["migrate"], ["key", "list"], ["key", "create"], ["key", "revoke", "x"]])
+def test_an_unreachable_postgres_is_named(ask: CliRunner, command: list[str]) -> None:
+    said = line(ask.invoke(main, command))
+    assert "Postgres cannot be reached (DATABASE_URL)" in said
+    assert "hunter2" not in said
+
+
+def test_a_wrong_password_a_missing_database_and_a_missing_schema_say_so(
+    postgres_server: EmbeddedPostgres, ask: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = f"127.0.0.1:{postgres_server.port}"
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://waystation:hunter2@{at}/postgres")
+    assert "password authentication failed" in line(ask.invoke(main, ["usage"]))
+    monkeypatch.setenv("DATABASE_URL", postgres_server.url_of("nosuch"))
+    assert 'database "nosuch" does not exist' in line(ask.invoke(main, ["usage"]))
+    monkeypatch.setenv("DATABASE_URL", postgres_server.url_of("template1"))
+    assert "run `waystation migrate`" in line(ask.invoke(main, ["usage"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("WAYSTATION_PORT", "x", "WAYSTATION_PORT: 'x' is not a number"),
+        ("DATABASE_URL", "mysql://a", "DATABASE_URL must begin with postgresql://"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    ask: CliRunner, monkeypatch: pytest.MonkeyPatch, name: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert named in line(ask.invoke(main, ["usage"]))
+
+
+@pytest.mark.parametrize("command", ["apply", "diff"])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"a: [1", "gateway.yaml:1"),
+        (b"\xff\xfe", "gateway.yaml is not UTF-8"),
+        (b"connexions: []\n", "connexions"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(ask: CliRunner, tmp_path: Path, command: str, content: bytes, named: str) -> None:
+    (tmp_path / "gateway.yaml").write_bytes(content)
+    assert named in line(ask.invoke(main, [command, "-f", str(tmp_path / "gateway.yaml")]))
+
+
+def test_a_budget_that_cannot_be_read_shows_how_to_write_one(ask: CliRunner) -> None:
+    assert "5/month" in line(ask.invoke(main, ["key", "create", "--budget-usd", "five"]))
+
+
+def test_up_without_engines_needs_both_addresses_and_an_answer(
+    database_url: str, ask: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    up = ["up", "--no-embedded", "--port", "20999"]
+    assert "Redis" in line(ask.invoke(main, up))
+    monkeypatch.delenv("REDIS_URL")
+    assert "--no-embedded needs DATABASE_URL and REDIS_URL" in line(ask.invoke(main, up))
+
+
+def test_doctor_reports_every_part_and_fails_when_one_is_bad(database_url: str, redis_url: str, ask: CliRunner) -> None:
+    bad = ask.invoke(main, ["doctor", "--json"])
+    assert bad.exit_code == 1
+    assert {check["check"] for check in json.loads(bad.stdout) if not check["ok"]} == {"postgres", "redis"}
+    good = ask.invoke(main, ["doctor", "--json"], env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    assert good.exit_code == 0, good.output
+    assert all(check["ok"] for check in json.loads(good.stdout))
+
+
+@pytest.mark.parametrize("words", [["key", "create"], ["key", "list"], ["key", "revoke"], *(
+    [name] for name in ("up", "ingress", "worker", "simulator", "migrate", "apply", "diff", "usage", "doctor")
+)])  # fmt: skip
+def test_every_command_takes_json(words: list[str]) -> None:
+    assert "--json" in CliRunner().invoke(main, [*words, "--help"]).stdout
+
+
+def test_a_table_aligns_text_left_and_numbers_right() -> None:
+    rows = [{"model": "demo/chat", "requests": 9}, {"model": "x", "requests": 10}]
+    assert table(rows, ["model", "requests"]).splitlines() == [
+        "model      requests",
+        "demo/chat         9",
+        "x                10",
+    ]
+    assert table([], ["model"]) == "nothing yet"
