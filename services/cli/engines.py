@@ -85,6 +85,11 @@ class Engine(ABC):
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of a server that ended without being stopped; negative: the signal that ended it."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         """Start and wait for the first answer. Raises EngineError."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,84 +18,20 @@ from types import FrameType
 
 import click
 
-from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, dies_with_parent, free_port
+from services.cli.children import STOP_S, Child, Program, Server
+from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, free_port
 from services.cli.locate import engines_file, secret_file, write
 from services.cli.say import guarded, json_option
 from shared.settings import DEFAULT_PORT, Settings, SettingsError
 from shared.store import postgres, tenants
 from shared.store.redis import client
 from shared.store.secrets import Vault, new_secret
-from shared.telemetry.log import redact
 
 READY_S = 30.0
-CHILD_STOP_S = 20.0
-STEADY_S = 60.0
-"""A child that lived this long is started again as if it had never died."""
-RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM. Of this class, because an event loop swallows all others that are raised in its callbacks."""
-
-
-class Child:
-    """One of our processes, started again when it dies."""
-
-    def __init__(self, module: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
-        self.module = module
-        self._environment = environment
-        self._log = log
-        self._arguments = arguments
-        self._process: subprocess.Popen[bytes] | None = None
-        self._deaths = 0
-        self._began_s = self._again_s = 0.0
-
-    def start(self) -> None:
-        self._began_s = time.monotonic()
-        with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *self._arguments],
-                env=os.environ | self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=dies_with_parent(signal.SIGTERM),
-            )
-
-    def tend(self) -> str | None:
-        """Start it again if it died; a line to say when it did."""
-        if self._process is None:
-            if time.monotonic() >= self._again_s:
-                self.start()
-            return None
-        code = self._process.poll()
-        if code is None:
-            return None
-        if time.monotonic() - self._began_s > STEADY_S:
-            self._deaths = 0
-        wait_s = RESTART_S[min(self._deaths, len(RESTART_S) - 1)]
-        self._deaths += 1
-        self._process, self._again_s = None, time.monotonic() + wait_s
-        return f"{self.module} ended with code {code} ({self.last_line()}); starting it again in {wait_s:g} s"
-
-    def ended(self) -> bool:
-        return self._process is not None and self._process.poll() is not None
-
-    def last_line(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return redact(lines[-1])[:300] if lines else "no output"
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(CHILD_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @click.command()
@@ -117,11 +51,15 @@ def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> Non
             stack.enter_context(locked(settings.data_dir))
             require_free(settings.host, settings.port)
             settings = with_secret(settings)
-            settings = stack.enter_context(engines(settings)) if embedded else from_outside(settings)
+            servers: list[Child] = []
+            if embedded:
+                settings, servers = stack.enter_context(engines(settings))
+            else:
+                require_addresses(settings)
             first = asyncio.run(prepare(settings))
             try:
-                children = stack.enter_context(running(settings))
-                wait_ready(settings, children)
+                programs = stack.enter_context(running(settings))
+                wait_ready(settings, programs)
             except BaseException:
                 if first is not None:  # they exist by now, and there is no second time
                     click.echo("\n".join(credentials(first)), err=True)
@@ -129,8 +67,8 @@ def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> Non
             tell(settings, first, as_json=as_json)
             while True:
                 time.sleep(0.2)
-                for child in children:
-                    line = child.tend()
+                for child in (*servers, *programs):
+                    line = child.tend(time.monotonic())
                     if line is not None:
                         click.echo(line, err=True)
     except Stopped:
@@ -173,12 +111,15 @@ def require_free(host: str, port: int) -> None:
 
 
 def with_secret(settings: Settings) -> Settings:
-    """The installation's secret; made on the first start, readable by its owner only."""
+    """The installation's secret; made on the first start, readable by its owner only. Raises SettingsError when it was
+    lost: with a new one every key would be unknown and every credential unreadable."""
     if settings.secret_key or settings.secret_key_file:
         settings.secret()
         return settings
     path = secret_file(settings.data_dir)
     if not path.exists():
+        if (settings.data_dir / "postgres" / "data" / "PG_VERSION").exists():
+            raise SettingsError(f"{path} is gone, but there is data made with it: put it back, or set WAYSTATION_SECRET_KEY")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(new_secret() + "\n")
@@ -186,23 +127,22 @@ def with_secret(settings: Settings) -> Settings:
 
 
 @contextmanager
-def engines(settings: Settings) -> Iterator[Settings]:
+def engines(settings: Settings) -> Iterator[tuple[Settings, list[Child]]]:
     """Postgres and Redis of this data directory, stopped in the end after everything else."""
     database = EmbeddedPostgres(settings.data_dir / "postgres")
     cache = EmbeddedRedis(settings.data_dir / "redis")
     try:
         database.start()
         cache.start()
-        yield replace(settings, database_url=database.url, redis_url=cache.url)
+        yield replace(settings, database_url=database.url, redis_url=cache.url), [Server(database), Server(cache)]
     finally:
         cache.stop()
         database.stop()
 
 
-def from_outside(settings: Settings) -> Settings:
+def require_addresses(settings: Settings) -> None:
     if not settings.database_url or not settings.redis_url:
         raise SettingsError("--no-embedded needs DATABASE_URL and REDIS_URL")
-    return settings
 
 
 async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
@@ -221,7 +161,7 @@ async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[list[Child]]:
+def running(settings: Settings) -> Iterator[list[Program]]:
     """Simulator, ingress and worker, told where everything is; so are other commands, while this runs."""
     simulator_port = free_port()
     settings = replace(settings, simulator_url=f"http://127.0.0.1:{simulator_port}/v1")
@@ -241,16 +181,16 @@ def running(settings: Settings) -> Iterator[list[Child]]:
         "WAYSTATION_SIMULATOR_URL": settings.simulator_url,
         "WAYSTATION_HOST": settings.host,
         "WAYSTATION_PORT": str(settings.port),
-        "WAYSTATION_GRACE_S": str(min(settings.grace_s, CHILD_STOP_S - 5)),
+        "WAYSTATION_GRACE_S": str(min(settings.grace_s, STOP_S - 5)),
     }
     if settings.secret_key_file:
         environment["WAYSTATION_SECRET_KEY_FILE"] = settings.secret_key_file
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
     children = [
-        Child("services.simulator", environment, logs / "simulator.log", "--port", str(simulator_port)),
-        Child("services.worker", environment, logs / "worker.log"),
-        Child("services.ingress", environment, logs / "ingress.log"),
+        Program("services.simulator", environment, logs / "simulator.log", "--port", str(simulator_port)),
+        Program("services.worker", environment, logs / "worker.log"),
+        Program("services.ingress", environment, logs / "ingress.log"),
     ]
     try:
         for child in children:
@@ -262,13 +202,13 @@ def running(settings: Settings) -> Iterator[list[Child]]:
         engines_file(settings.data_dir).unlink(missing_ok=True)
 
 
-def wait_ready(settings: Settings, children: list[Child]) -> None:
+def wait_ready(settings: Settings, children: list[Program]) -> None:
     """Until the ingress is ready. Raises EngineError when a child ends or time is over."""
     deadline_s = time.monotonic() + READY_S
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for providers, not for ourselves
     while time.monotonic() < deadline_s:
         for child in children:
-            if child.ended():
+            if child.end() is not None:
                 raise EngineError(f"{child.module} did not start: {child.last_line()}")
         try:
             with direct.open(f"{url_of(settings)}/readyz", timeout=1):
