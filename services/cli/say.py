@@ -72,7 +72,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except (ConnectionError, socket.gaierror) as error:
             fail(f"waystation: Postgres cannot be reached (DATABASE_URL): {error.strerror or error}")
         except OSError as error:
-            fail(f"waystation: {error.strerror or error}")
+            where = f"{error.filename}: " if error.filename else ""
+            fail(f"waystation: {where}{error.strerror or error}")
 
     return run
 

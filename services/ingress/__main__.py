@@ -9,6 +9,7 @@ import signal
 import sys
 
 import uvloop
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.ingress.app import dispatcher
 from services.ingress.connection import Listener
@@ -73,6 +74,9 @@ def main() -> None:
         uvloop.run(run(settings))
     except (SettingsError, SecretError, ValueError) as error:
         sys.exit(f"ingress: {error}")
+    except SQLAlchemyError as error:
+        said = str(error.__cause__ or error).splitlines()[0]
+        sys.exit(f"ingress: Postgres: {said} (is the schema there? `waystation migrate` brings it)")
     except OSError as error:
         sys.exit(f"ingress: {error.strerror or error}")
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import main
-from services.cli.engines import EmbeddedPostgres
+from services.cli.engines import EmbeddedPostgres, free_port
 from services.cli.say import table
 
 SECRET = "q8Zr2kT0vXw9yLmN4pB7cD1eF3gH5jK6"
@@ -122,3 +126,30 @@ def test_a_table_aligns_text_left_and_numbers_right() -> None:
         "x                10",
     ]
     assert table([], ["model"]) == "nothing yet"
+
+
+def test_a_lost_secret_is_not_replaced_in_silence(ask: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WAYSTATION_SECRET_KEY")
+    data = tmp_path / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18\n")
+    assert "secret.key is gone" in line(ask.invoke(main, ["up", "--port", str(free_port())]))
+    assert not (tmp_path / "secret.key").exists()
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(ask: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WAYSTATION_DATA_DIR", str(tmp_path / "file" / "data"))
+    assert f"{tmp_path / 'file' / 'data'}: " in line(ask.invoke(main, ["up", "--port", str(free_port())]))
+
+
+def test_an_ingress_without_its_schema_says_so_in_one_line(postgres_server: EmbeddedPostgres, redis_url: str) -> None:
+    given = {"DATABASE_URL": postgres_server.url_of("template1"), "REDIS_URL": redis_url, "WAYSTATION_SECRET_KEY": SECRET}
+    with tempfile.TemporaryDirectory() as data_dir:
+        ended = subprocess.run(
+            [sys.executable, "-m", "services.ingress"], env=os.environ | given | {"WAYSTATION_DATA_DIR": data_dir},
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "waystation migrate" in ended.stderr.splitlines()[-1]
