@@ -106,11 +106,12 @@ def _postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _template(_postgres_url: str) -> str:
+def _template(_postgres_url: str) -> Iterator[str]:
     name = f"{TEMPLATE}_{secrets.token_hex(4)}"
     asyncio.run(_execute(_postgres_url, f"CREATE DATABASE {name}"))
     asyncio.run(migrate(database(_postgres_url, name)))
-    return name
+    yield name
+    asyncio.run(_execute(_postgres_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
 
 @pytest.fixture
