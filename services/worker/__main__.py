@@ -1,28 +1,34 @@
 """Worker: arq's clock for the recurring work, and one long-running consumer of the usage stream.
 
-`python -m services.worker`. Any number may run: the group shares the stream, cron jobs run once per tick.
+`python -m services.worker`. Any number may run: the group shares the stream, cron jobs run once per tick. The consumer runs
+beside arq, not inside: arq's worker ends with its connection, the consumer must outlive it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import signal
 import sys
+from collections.abc import Sequence
+from datetime import UTC
 from typing import Any, cast
 
 import uvloop
 from arq import cron
+from arq.cron import CronJob
 from arq.worker import Worker
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.worker.reaper import reap
-from services.worker.rollup import partitions, roll_up_days
-from services.worker.usage import UsageConsumer
-from shared.admission.reap import Reaper
+from services.worker.reaper import Reaping, reap
+from services.worker.rollup import partitions, reconcile, roll_up_days
+from services.worker.usage import UsageConsumer, refuses_data
 from shared.settings import Settings, SettingsError
 from shared.store import keys, postgres, queue
 from shared.store.redis import client
@@ -30,61 +36,79 @@ from shared.telemetry import log as logs
 
 log = logging.getLogger(__name__)
 
+LAST_BATCH_S = 30.0
+RETRY_S = 1.0
 EVERY_5_S = set(range(0, 60, 5))
+EVERY_10_MIN = set(range(0, 60, 10))
+EVERY_6_H = {0, 6, 12, 18}
+
+
+class Broken(Exception):
+    """A part that runs for ever has ended: the process must not go on looking well."""
 
 
 async def run(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT; the batch in hand is finished."""
+    """Until SIGTERM or SIGINT; the batch in hand is finished. Raises Broken when a part ended by itself."""
     pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
     consumer = UsageConsumer(redis, pool, f"worker-{os.getpid()}-{secrets.token_hex(4)}")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    context = {"pool": pool, "reaper": Reaper(redis)}
-    consuming = asyncio.ensure_future(consumer.run())
+    context = {"pool": pool, "reaping": Reaping(redis, pool)}
+    consuming = asyncio.ensure_future(consume(pool, consumer, stopping))
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
+    told = asyncio.ensure_future(stopping.wait())
     try:
-        await stopping.wait()
+        await asyncio.wait([told, consuming, recurring], return_when=asyncio.FIRST_COMPLETED)
         consumer.stop()
-        await asyncio.wait([consuming], timeout=30)
+        await asyncio.wait([consuming], timeout=LAST_BATCH_S)
+        if not stopping.is_set():
+            raise Broken("a part of the worker ended") from next(filter(None, map(failure_of, (consuming, recurring))), None)
     finally:
-        for task in (recurring, measuring, consuming):
+        for task in (told, recurring, measuring, consuming):
             task.cancel()
-        await asyncio.gather(recurring, measuring, consuming, return_exceptions=True)
+        await asyncio.gather(told, recurring, measuring, consuming, return_exceptions=True)
         await redis.aclose()
         await pool.dispose()
+
+
+def failure_of(task: asyncio.Future[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None
+
+
+async def consume(pool: AsyncEngine, consumer: UsageConsumer, stopping: asyncio.Event) -> None:
+    """Partitions first: a day that has events in the default partition can get none of its own any more."""
+    while not stopping.is_set():
+        try:
+            await postgres.ensure_partitions(pool)
+            break
+        except Exception as error:
+            if isinstance(error, DBAPIError) and refuses_data(error):
+                log.error("a day's partition cannot be made: the default partition has events of it")
+                break
+            log.warning("usage waits for Postgres: %s", type(error).__name__)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), RETRY_S)
+    await consumer.run()
+
+
+def timetable() -> list[CronJob]:
+    """Recurring work, in UTC. Each may be missed, repeated, or run twice at once without harm."""
+    every: dict[str, Any] = {"timeout": 60, "unique": True, "max_tries": 1, "keep_result": 60}
+    return [
+        cron(cast(Any, reap), second=EVERY_5_S, run_at_startup=True, **every),
+        cron(cast(Any, roll_up_days), minute=EVERY_10_MIN, second=30, **every),
+        cron(cast(Any, reconcile), hour={3}, minute={15}, **(every | {"timeout": 600})),
+        cron(cast(Any, partitions), hour=EVERY_6_H, minute=1, **every),
+    ]
 
 
 async def supervise(settings: Settings, context: dict[str, Any]) -> None:
     """Keep arq's worker running: it ends when Redis goes away (arq issue 435), and is begun again."""
     while True:
-        worker = Worker(
-            functions=[],
-            cron_jobs=[
-                cron(cast(Any, reap), second=EVERY_5_S, timeout=60, unique=True, max_tries=1, run_at_startup=True),
-                cron(cast(Any, roll_up_days), minute=set(range(0, 60, 10)), second=30, timeout=60, unique=True, max_tries=1),
-                cron(
-                    cast(Any, partitions),
-                    hour={0, 6, 12, 18},
-                    minute=1,
-                    timeout=60,
-                    unique=True,
-                    max_tries=1,
-                    run_at_startup=True,
-                ),
-            ],
-            redis_settings=queue.settings(settings.redis_url),
-            queue_name=queue.QUEUE,
-            ctx=dict(context),
-            job_serializer=queue.serialize,
-            job_deserializer=queue.deserialize,
-            handle_signals=False,
-            health_check_interval=10,
-            keep_result=0,
-            poll_delay=0.5,
-        )
+        worker = recurring_work(settings, timetable(), context)
         try:
             await worker.async_run()
         except asyncio.CancelledError:
@@ -93,7 +117,24 @@ async def supervise(settings: Settings, context: dict[str, Any]) -> None:
         except Exception as error:
             log.warning("recurring work pauses: %s", type(error).__name__)
         await close(worker)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(RETRY_S)
+
+
+def recurring_work(settings: Settings, jobs: Sequence[CronJob], context: dict[str, Any]) -> Worker:
+    return Worker(
+        functions=[],
+        cron_jobs=jobs,
+        redis_settings=queue.settings(settings.redis_url),
+        queue_name=queue.QUEUE,
+        ctx=dict(context),
+        job_serializer=queue.serialize,
+        job_deserializer=queue.deserialize,
+        handle_signals=False,
+        health_check_interval=10,
+        keep_result=0,
+        poll_delay=0.5,
+        timezone=UTC,
+    )
 
 
 async def close(worker: Worker) -> None:

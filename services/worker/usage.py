@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.domain.identity import uuid7_time
-from shared.domain.usage import UsageEvent, decode_event
+from shared.domain.usage import EventKind, UsageEvent, decode_event
 from shared.store import keys, ledger
 
 log = logging.getLogger(__name__)
@@ -22,9 +26,26 @@ BATCH = 2_000
 BLOCK_MS = 1_000
 CLAIM_IDLE_MS = 60_000
 CLAIM_EVERY_S = 15.0
-BACK_OFF_S = 1.0
+BACK_OFF_S = 0.5
+MOST_BACK_OFF_S = 10.0
 
 Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class Delivery(NamedTuple):
+    """An entry of the stream, and the event that it is."""
+
+    entry_id: bytes
+    raw: bytes
+    event: UsageEvent
+
+
+class Dead(NamedTuple):
+    """An entry that no ledger can take, and why."""
+
+    entry_id: bytes
+    raw: bytes
+    reason: str
 
 
 class UsageConsumer:
@@ -35,39 +56,49 @@ class UsageConsumer:
         self._pool = pool
         self._name = name
         self._claim_idle_ms = claim_idle_ms
-        self._stopping = False
+        self._stopping = asyncio.Event()
+        self._has_group = False
+        self._own_first = False
+        """Whether there may be entries that we read and did not book."""
+        self._claimed_s: float | None = None
         self.booked = 0
+        self.buried = 0
 
     def stop(self) -> None:
         """Finish the batch in hand, then end."""
-        self._stopping = True
+        self._stopping.set()
 
     async def run(self) -> None:
-        """Until stop(). Redis or Postgres being away only makes it wait; whatever was not acknowledged comes again."""
-        claimed_s = 0.0
-        pending_first = True
-        loop = asyncio.get_running_loop()
-        while not self._stopping:
+        """Until stop(). Redis or Postgres being away, full or empty again only makes it wait; whatever was not acknowledged
+        comes again."""
+        back_off_s = BACK_OFF_S
+        while not self._stopping.is_set():
             try:
-                if loop.time() - claimed_s > CLAIM_EVERY_S:
-                    claimed_s = loop.time()
-                    await self._claim()
-                entries = await self._read(b"0" if pending_first else b">")
-                pending_first = pending_first and bool(entries)
-                if entries:
-                    await self._book(entries)
-            except ResponseError as error:
-                if "NOGROUP" in str(error):
-                    await self._make_group()
-                else:
-                    log.error("usage stream: %s", error)
-                    await asyncio.sleep(BACK_OFF_S)
-            except asyncio.CancelledError:
-                raise
+                await self._turn()
+                back_off_s = BACK_OFF_S
             except Exception as error:
-                log.warning("usage waits: %s: %s", type(error).__name__, str(error).splitlines()[0][:200] if str(error) else "")
-                pending_first = True  # what was read and not booked is in our own pending list
-                await asyncio.sleep(BACK_OFF_S)
+                self._own_first = True
+                if self._has_group and "NOGROUP" in str(error):  # Redis came back empty, or there never was one
+                    self._has_group = False
+                    continue
+                log.warning("usage waits: %s: %s", type(error).__name__, _first_line(error))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), back_off_s)
+                back_off_s = min(2 * back_off_s, MOST_BACK_OFF_S)
+        await self._leave()
+
+    async def _turn(self) -> None:
+        """Read once, book what came."""
+        if not self._has_group:
+            await self._make_group()
+        now_s = asyncio.get_running_loop().time()
+        if self._claimed_s is None or now_s - self._claimed_s > CLAIM_EVERY_S:
+            self._claimed_s = now_s
+            await self._claim()
+        entries = await self._read(own=self._own_first)
+        self._own_first = self._own_first and bool(entries)
+        if entries:
+            await self._book(entries)
 
     async def _make_group(self) -> None:
         try:
@@ -75,62 +106,107 @@ class UsageConsumer:
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-        except (RedisError, OSError):
-            await asyncio.sleep(BACK_OFF_S)
+        self._has_group = True
 
-    async def _read(self, after: bytes) -> list[Entry]:
+    async def _read(self, *, own: bool) -> list[Entry]:
+        """The next new entries, waiting a little for one; or our `own` that were read and not acknowledged."""
         reply: Any = await self._redis.xreadgroup(
             keys.USAGE_GROUP.decode(),
             self._name,
-            {keys.USAGE_STREAM: after},
+            {keys.USAGE_STREAM: b"0" if own else b">"},
             count=BATCH,
-            block=None if after == b"0" else BLOCK_MS,
+            block=None if own else BLOCK_MS,
         )
         return reply[0][1] if reply else []
 
     async def _claim(self) -> None:
         """Take over what a dead member read and never acknowledged."""
         start: bytes = b"0-0"
-        while True:
+        while not self._stopping.is_set():
             reply: Any = await self._redis.xautoclaim(
                 keys.USAGE_STREAM, keys.USAGE_GROUP, self._name, self._claim_idle_ms, start_id=start, count=BATCH
             )
-            start, entries = reply[0], [entry for entry in reply[1] if entry[1]]
+            start, entries = reply[0], reply[1]
             if entries:
                 await self._book(entries)
             if start == b"0-0":
                 return
 
-    async def _book(self, entries: list[Entry]) -> None:
-        events: list[UsageEvent] = []
-        dead: list[tuple[bytes, str, bytes]] = []
+    async def _book(self, entries: Sequence[Entry]) -> None:
+        deliveries: list[Delivery] = []
+        dead: list[Dead] = []
         for entry_id, fields in entries:
-            raw = fields.get(b"e", b"")
+            raw = (fields or {}).get(b"e")
+            if raw is None and not fields:
+                continue  # deleted since it was read: somebody else booked it
             try:
-                event = decode_event(raw)
-                uuid7_time(event.event_id)
-                events.append(event)
+                deliveries.append(Delivery(entry_id, raw or b"", event_in(raw or b"")))
             except (msgspec.MsgspecError, ValueError) as error:
-                dead.append((entry_id, str(error)[:500], raw))
+                dead.append(Dead(entry_id, raw or b"", _first_line(error)))
+        if deliveries:
+            dead += await self._book_all(deliveries)
         if dead:
             await self._bury(dead)
-        if events:
-            booked = await ledger.book(self._pool, events)
-            self.booked += booked.inserted
         ids = [entry_id for entry_id, _ in entries]
         pipe = self._redis.pipeline(transaction=False)
         pipe.xack(keys.USAGE_STREAM, keys.USAGE_GROUP, *ids)
         pipe.xdel(keys.USAGE_STREAM, *ids)
         await pipe.execute()
 
-    async def _bury(self, dead: list[tuple[bytes, str, bytes]]) -> None:
-        """What cannot be read as an event is kept, and complained about, never dropped."""
-        log.error("%d entries of the usage stream are no events; they are in usage_dead", len(dead))
+    async def _book_all(self, deliveries: Sequence[Delivery]) -> list[Dead]:
+        """Book them; those that Postgres refuses for what they are, found by halving, so that one never stops the others.
+
+        Counting deliveries would not tell: they grow for every event while Postgres is away.
+        """
+        try:
+            self.booked += (await ledger.book(self._pool, [delivery.event for delivery in deliveries])).inserted
+        except DBAPIError as error:
+            if not refuses_data(error):
+                raise
+            if len(deliveries) == 1:
+                return [Dead(deliveries[0].entry_id, deliveries[0].raw, _first_line(error))]
+            half = len(deliveries) // 2
+            return await self._book_all(deliveries[:half]) + await self._book_all(deliveries[half:])
+        return []
+
+    async def _bury(self, dead: Sequence[Dead]) -> None:
+        """What no ledger can take is kept, and complained about, never dropped."""
+        log.error("%d entries of the usage stream cannot be booked; they are in usage_dead: %s", len(dead), dead[0].reason)
         async with self._pool.begin() as connection:
             await connection.execute(
                 text(
                     "INSERT INTO usage_dead (stream_id, reason, body) VALUES (:id, :reason, :body) "
                     "ON CONFLICT (stream_id) DO NOTHING"
                 ),
-                [{"id": entry_id.decode(), "reason": reason, "body": raw} for entry_id, reason, raw in dead],
+                [{"id": each.entry_id.decode(), "reason": each.reason, "body": each.raw} for each in dead],
             )
+        self.buried += len(dead)
+
+    async def _leave(self) -> None:
+        """Out of the group, if nothing is left with us: names are never used again, and would pile up."""
+        with contextlib.suppress(RedisError, OSError):
+            left: Any = await self._redis.xpending_range(
+                keys.USAGE_STREAM, keys.USAGE_GROUP, min="-", max="+", count=1, consumername=self._name
+            )
+            if not left:
+                await self._redis.xgroup_delconsumer(keys.USAGE_STREAM, keys.USAGE_GROUP, self._name)
+
+
+def event_in(raw: bytes) -> UsageEvent:
+    """The event of an entry. Raises MsgspecError or ValueError when there is none that could be booked."""
+    event = decode_event(raw)
+    uuid7_time(event.event_id)
+    if str(UUID(event.event_id)) != event.event_id:
+        raise ValueError(f"{event.event_id!r} is not written as ids are")
+    if event.kind is EventKind.ADJUSTMENT:
+        raise ValueError("adjustments are made by the ledger, not sent to it")
+    return event
+
+
+def refuses_data(error: DBAPIError) -> bool:
+    """Whether Postgres will never take this: a data exception (SQLSTATE class 22) or a broken constraint (23)."""
+    return str(getattr(error.orig, "sqlstate", None) or "")[:2] in ("22", "23")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0].replace("\0", "")[:300]

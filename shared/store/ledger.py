@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.domain.identity import uuid7_time
 from shared.domain.limits import Budget, Scope
-from shared.domain.usage import EventKind, Outcome, UsageEvent
+from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, UsageEvent
 
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("event_id", "uuid"), ("entry", "smallint"), ("occurred_at", "timestamptz"), ("kind", "text"),
@@ -32,6 +32,13 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_nano_usd")
 SUMS = ("requests", "errors", "estimated", "unpriced", *COUNTS)
 PLACE = ("organisation_id", "team_id", "key_id", "provider", "connection", "model")
+EXACT = 2**53
+"""Up to here Redis counts money exactly (its scripts' numbers are doubles), and so does the ledger."""
+MOST = {
+    **dict.fromkeys(COUNTS, MAX_TOKENS), "cost_nano_usd": EXACT, "attempts": 2**31 - 1, "duration_ms": EXACT,
+    "first_token_ms": EXACT,
+}  # fmt: skip
+TEXTS = (*PLACE, "operation", "price_version", "request_id", "node")
 
 INSERT = (
     f"INSERT INTO usage_events ({', '.join(name for name, _ in COLUMNS)}) SELECT * FROM unnest("
@@ -46,6 +53,10 @@ UPSERT = (
     + f") ON CONFLICT (hour, {', '.join(PLACE)}) DO UPDATE SET "
     + ", ".join(f"{name} = usage_hourly.{name} + excluded.{name}" for name in SUMS)
 )
+
+
+ID_OF_THE_DEAD = "substring(body FROM 6 FOR 36)"
+"""An encoded event is a long array (3 bytes of head) whose first item is a string (2 bytes of head): its id."""
 
 
 class Booked(msgspec.Struct, frozen=True):
@@ -71,11 +82,24 @@ async def book(pool: AsyncEngine, events: Sequence[UsageEvent]) -> Booked:
 def _distinct(events: Sequence[UsageEvent]) -> list[UsageEvent]:
     """One event an id, the truth before an estimate, in the order of ids so that two writers never deadlock."""
     chosen: dict[str, UsageEvent] = {}
-    for event in events:
+    for event in map(clean, events):
         known = chosen.get(event.event_id)
         if known is None or (known.kind is EventKind.ESTIMATED and event.kind is not EventKind.ESTIMATED):
             chosen[event.event_id] = event
     return [chosen[event_id] for event_id in sorted(chosen)]
+
+
+def clean(event: UsageEvent) -> UsageEvent:
+    """The event as the ledger can hold it: no number below zero or beyond belief, no NUL, which Postgres has no text with."""
+    changes: dict[str, Any] = {}
+    for name, most in MOST.items():
+        value = getattr(event, name)
+        if value is not None and not 0 <= value <= most:
+            changes[name] = min(max(value, 0), most)
+    for name in TEXTS:
+        if "\0" in getattr(event, name):
+            changes[name] = getattr(event, name).replace("\0", "\ufffd")
+    return msgspec.structs.replace(event, **changes) if changes else event
 
 
 async def _insert(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent, int]]) -> set[str]:
@@ -111,13 +135,14 @@ async def _adjust(connection: AsyncConnection, late: Sequence[UsageEvent]) -> li
 
 
 async def _roll_up(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent, int]]) -> None:
-    """Add events to their hours; `requests` is 1 for a first entry and 0 for an adjustment."""
+    """Add events to their hours; `requests` is 1 for a first entry and 0 for an adjustment. An estimate is no error, so the
+    truth that comes late may be one."""
     sums: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
     for event, requests in rows:
         hour = uuid7_time(event.event_id).replace(minute=0, second=0, microsecond=0)
         total = sums[(hour, *(getattr(event, name) for name in PLACE))]
         total[0] += requests
-        total[1] += requests * (event.outcome not in (Outcome.OK, Outcome.UNKNOWN))
+        total[1] += event.outcome not in (Outcome.OK, Outcome.UNKNOWN)
         total[2] += event.kind is EventKind.ESTIMATED
         total[2] -= event.kind is EventKind.ADJUSTMENT
         total[3] += requests * event.unpriced
@@ -133,12 +158,14 @@ async def _roll_up(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent,
 
 async def missing(pool: AsyncEngine, event_ids: Sequence[str], *, estimated: bool) -> set[str]:
     """Which of the ids Postgres lacks. An actual event is had only when the truth is booked, an estimated one when anything
-    is. The ids carry their times, so only their days' partitions are looked at."""
+    is; one that the ledger refused is had as well, in usage_dead. The ids carry their times, so only their days' partitions
+    are looked at."""
     if not event_ids:
         return set()
     query = (
         "SELECT wanted::text FROM unnest($1::text[]::uuid[]) AS wanted WHERE NOT EXISTS (SELECT FROM usage_events "
-        "WHERE event_id = wanted AND occurred_at >= $2 AND occurred_at <= $3 AND ($4 OR entry = 1 OR kind = 'actual'))"
+        "WHERE event_id = wanted AND occurred_at >= $2 AND occurred_at <= $3 AND ($4 OR entry = 1 OR kind = 'actual')) "
+        f"AND NOT EXISTS (SELECT FROM usage_dead WHERE {ID_OF_THE_DEAD} = convert_to(wanted::text, 'UTF8'))"
     )
     span = (uuid7_time(min(event_ids)), uuid7_time(max(event_ids)))
     async with pool.connect() as connection:
@@ -184,23 +211,32 @@ NAMES = {"key": "keys", "team": "teams", "organisation": "organisations"}
 
 
 async def usage(
-    pool: AsyncEngine, *, by: str = "model", since: datetime | None = None, until: datetime | None = None
+    pool: AsyncEngine,
+    *,
+    by: str = "model",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    organisation_id: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Sums of the hours in [since, until), grouped; dearest first. `by` is one of BY."""
+    """Sums of the hours in [since, until), grouped; dearest first. `by` is one of BY; with `organisation_id` only its own."""
     expression = BY[by]
     columns = ", ".join(f"sum({name})::bigint AS {name}" for name in SUMS if name != "cost_nano_usd")
     query = f"SELECT {expression} AS {by}, {columns}, sum(cost_nano_usd) AS cost_nano_usd FROM usage_hourly WHERE true"
-    values: dict[str, datetime] = {}
+    values: dict[str, datetime | str] = {}
     if since is not None:
         query, values["since"] = f"{query} AND hour >= :since", since
     if until is not None:
         query, values["until"] = f"{query} AND hour < :until", until
+    if organisation_id is not None:
+        query, values["organisation_id"] = f"{query} AND organisation_id = :organisation_id", organisation_id
     query += f" GROUP BY {expression} ORDER BY {'cost_nano_usd DESC, ' if by not in ('hour', 'day') else ''}1"
     async with pool.connect() as connection:
         rows = [dict(row._mapping) for row in await connection.execute(text(query), values)]
         names: dict[str, str] = {}
         if by in NAMES:
-            found = await connection.execute(text(f"SELECT id, name FROM {NAMES[by]}"))
+            found = await connection.execute(
+                text(f"SELECT id, name FROM {NAMES[by]} WHERE id = ANY(:ids)"), {"ids": [row[by] for row in rows]}
+            )
             names = {row.id: row.name for row in found}
     for row in rows:
         value = row[by]
