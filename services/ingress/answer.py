@@ -13,7 +13,6 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 DRAIN_ABOVE_BYTES = 64 * 1024
-CRLF = "\r\n"
 
 
 class Clockface:
@@ -61,13 +60,12 @@ class WholeAnswer:
             raise ConnectionResetError("the client is gone")
         body = self._body
         version = self._request.version
-        lines = [f"HTTP/1.{version.minor} 200 OK", f"Content-Length: {len(body)}", f"Date: {_CLOCK.now()}"]
-        lines += [f"{name}: {value}" for name, value in self._headers.items()]
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self._headers.items()])
         if not self.keep_alive:
-            lines.append("Connection: close")
+            lines += "Connection: close\r\n"
         elif version.minor == 0:
-            lines.append("Connection: keep-alive")
-        head = CRLF.join(lines).encode("ascii", "replace")
-        transport.write(b"%b\r\n\r\n%b" % (head, body))
+            lines += "Connection: keep-alive\r\n"
+        head = f"HTTP/1.{version.minor} 200 OK\r\nContent-Length: {len(body)}\r\nDate: {_CLOCK.now()}\r\n{lines}\r\n"
+        transport.write(head.encode("ascii", "replace") + body)
         if len(body) > DRAIN_ABOVE_BYTES:
             await self._request.writer.drain()

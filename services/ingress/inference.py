@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from aiohttp import web
 
 from services.ingress.endpoint import serve
@@ -10,6 +12,6 @@ from shared.domain.catalogue import WireFormat
 from shared.flow.exchange import Operation
 
 
-async def chat(request: web.BaseRequest, node: Node) -> web.StreamResponse:
+def chat(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
     """`POST /v1/chat/completions` (OpenAI)."""
-    return await serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_CHAT)
+    return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_CHAT)

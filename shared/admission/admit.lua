@@ -24,6 +24,7 @@ local id, boot, lease_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local fixed, full, price = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local cap, choices, least, tokens = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local cells = #KEYS - 2
+local tats = cells > 0 and redis.call('MGET', unpack(KEYS, 3)) or {} -- rate cells' values; false for the other kinds
 
 local news, left, left_cell, soft_unseeded = {}, nil, 0, 0
 local no_cell, no_retry, no_wanted, no_remaining = 0, 0, 0, 0
@@ -37,7 +38,7 @@ for i = 1, cells do
   if lower == 'r' or lower == 't' then
     local cost = lower == 'r' and 1 or tokens
     local span = b * a
-    local tat = tonumber(redis.call('GET', key) or 0)
+    local tat = tonumber(tats[i] or 0)
     if tat > now_us + span + 1000000 then tat = now_us + span + 1000000 end
     if tat < now_us then tat = now_us end
     local new = tat + cost * a

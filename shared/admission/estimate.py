@@ -8,8 +8,6 @@ corrected when the truth is known.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import msgspec
 
 from shared.admission.budget import Bound
@@ -71,17 +69,17 @@ class TypicalOutput:
     """
 
     def __init__(self, most: int = 20_000) -> None:
-        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._seen: dict[tuple[str, str], float] = {}
         self._most = most
 
     def estimate(self, key_id: str, model: str) -> int:
         return int(self._seen.get((key_id, model), TYPICAL_OUTPUT_TOKENS))
 
     def observe(self, key_id: str, model: str, output_tokens: int) -> None:
-        known = self._seen.get((key_id, model))
+        place = (key_id, model)
+        known = self._seen.get(place)
         if known is None:
             if len(self._seen) >= self._most:
-                self._seen.popitem(last=False)
+                del self._seen[next(iter(self._seen))]
             known = float(TYPICAL_OUTPUT_TOKENS)
-        share = 0.5 if output_tokens > known else 0.05
-        self._seen[key_id, model] = max(1.0, known + (output_tokens - known) * share)
+        self._seen[place] = known + (output_tokens - known) * (0.5 if output_tokens > known else 0.05)

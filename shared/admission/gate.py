@@ -41,6 +41,8 @@ SEED_WAIT_S = 2.0
 XADD = b"*5\r\n" + bulk(b"XADD", keys.USAGE_STREAM, b"*", b"e")
 MOST_PENDING = 100_000
 MOST_COMPILED = 50_000
+MOST_PACKED = 20_000
+_PACKED: dict[int, bytes] = {}
 
 
 class Holder(Protocol):
@@ -225,7 +227,7 @@ class Gate:
                 cells.packed_admit_keys,
                 b"$36\r\n%b\r\n$%d\r\n%b\r\n" % (ask.event_id.encode(), len(boot), boot.encode()),
                 LEASE,
-                *[b"$%d\r\n%b\r\n" % (len(text), text) for text in [b"%d" % number for number in numbers]],
+                *map(packed_number, numbers),
                 cells.packed_record,
                 b"$%d\r\n%b\r\n" % (len(ask.encoded_event), ask.encoded_event),
                 cells.packed_admit_args,
@@ -321,6 +323,16 @@ class Gate:
     @staticmethod
     def _forget(answer: asyncio.Future[Any]) -> None:
         answer.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+
+def packed_number(number: int) -> bytes:
+    """A number in RESP; most are a model's or a key's own and come again and again."""
+    packed = _PACKED.get(number)
+    if packed is None:
+        packed = bulk(b"%d" % number)
+        if len(_PACKED) < MOST_PACKED:
+            _PACKED[number] = packed
+    return packed
 
 
 def _head(script: Script) -> bytes:

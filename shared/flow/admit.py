@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 
+RATE_LIMIT_HEADERS = {
+    unit: (f"x-ratelimit-limit-{unit}", f"x-ratelimit-remaining-{unit}", f"x-ratelimit-reset-{unit}")
+    for unit in ("requests", "tokens")
+}
+
+
 async def admit(x: Exchange) -> None:
     """Fills in deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
     x.deployment = resolve(x)
@@ -51,7 +57,7 @@ def ask(x: Exchange) -> Ask:
     """What admission needs: a true upper bound of the cost, and the event that stands if nobody ever settles."""
     deployment, key, call = x.deployment, x.key, x.call
     principal = key.principal
-    price = deployment.model.price
+    price, name = deployment.model.price, deployment.name
     bound = quote(
         body_bytes=x.body_bytes,
         messages=call.messages,
@@ -59,7 +65,7 @@ def ask(x: Exchange) -> Ask:
         model=deployment.model,
         max_tokens=call.max_tokens,
         choices=call.choices,
-        typical_output_tokens=x.gateway.gate.typical.estimate(principal.key_id, deployment.name),
+        typical_output_tokens=x.gateway.gate.typical.estimate(principal.key_id, name),
     )
     cap = bound.bound.output_cap
     estimated = UsageEvent(
@@ -70,7 +76,7 @@ def ask(x: Exchange) -> Ask:
         key_id=principal.key_id,
         provider=deployment.provider.name,
         connection=deployment.connection.name,
-        model=deployment.name,
+        model=name,
         operation=x.arrival.operation.value,
         stream=call.stream,
         outcome=Outcome.UNKNOWN,
@@ -146,7 +152,8 @@ def standing_headers(reservation: Reservation) -> dict[str, str]:
     if reservation.clamped and reservation.output_tokens_cap is not None:
         headers["x-waystation-output-tokens-clamped"] = str(reservation.output_tokens_cap)
     for unit, standing in reservation.standing.items():
-        headers[f"x-ratelimit-limit-{unit}"] = str(standing.limit)
-        headers[f"x-ratelimit-remaining-{unit}"] = str(standing.remaining)
-        headers[f"x-ratelimit-reset-{unit}"] = f"{standing.reset_ms}ms"
+        limit, remaining, reset = RATE_LIMIT_HEADERS[unit]
+        headers[limit] = str(standing.limit)
+        headers[remaining] = str(standing.remaining)
+        headers[reset] = f"{standing.reset_ms}ms"
     return headers

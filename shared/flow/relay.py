@@ -146,7 +146,7 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     """What every answer says about itself, beside the admission's rate-limit headers."""
     headers = x.headers
     headers["x-request-id"] = x.event_id
-    headers["x-waystation-model"] = x.deployment.name
+    headers["x-waystation-model"] = x.deployment.name if x.event is None else x.event.model
     headers["x-waystation-attempts"] = "1"
     if x.dropped:
         headers["x-waystation-dropped"] = ", ".join(x.dropped)

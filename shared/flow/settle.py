@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from shared.domain.failure import FailureClass
 from shared.domain.money import cost_nano_usd
 from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource, encode_event
@@ -39,17 +41,9 @@ def settle(x: Exchange) -> None:
     gateway = x.gateway
     now_s = gateway.clock.monotonic_s()
     planned = reservation.event
-    x.event = event = UsageEvent(
-        event_id=x.event_id,
+    x.event = event = replace(
+        planned,
         kind=EventKind.ACTUAL,
-        organisation_id=planned.organisation_id,
-        team_id=planned.team_id,
-        key_id=planned.key_id,
-        provider=planned.provider,
-        connection=planned.connection,
-        model=planned.model,
-        operation=planned.operation,
-        stream=planned.stream,
         outcome=x.outcome,
         source=source,
         input_tokens=usage.input_tokens,
@@ -58,12 +52,8 @@ def settle(x: Exchange) -> None:
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         cost_nano_usd=cost,
-        unpriced=planned.unpriced,
-        price_version=planned.price_version,
         duration_ms=int((now_s - x.started_s) * 1000),
         first_token_ms=None if x.first_token_s is None else int((x.first_token_s - x.started_s) * 1000),
-        request_id=x.event_id,
-        node=gateway.node,
     )
     encoded = encode_event(event)
     try:

@@ -268,12 +268,13 @@ class Wal:
 
     def _append(self, tag: bytes, encoded: bytes) -> None:
         body = tag + encoded
-        end = self._written + HEAD.size + len(body)
+        record = HEAD.pack(len(body), zlib.crc32(body)) + body
+        end = self._written + len(record)
         if end > SEGMENT_BYTES or self._map is None:
             self._rotate()
-            end = HEAD.size + len(body)
+            end = len(record)
         assert self._map is not None
-        self._map[self._written : end] = HEAD.pack(len(body), zlib.crc32(body)) + body
+        self._map[self._written : end] = record
         self._written = end
 
     def _rotate_if_due(self) -> None:

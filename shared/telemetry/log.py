@@ -1,6 +1,6 @@
 """Structured logs: one JSON object a line on stderr, with the request id and never a prompt or a secret.
 
-Calls are logged through a buffer that is written a few times a second, so that a line costs the hot path a microsecond.
+Calls are remembered and written a few times a second, so that a line costs the hot path next to nothing.
 Everything else goes through `logging`, whose records pass the same redaction.
 """
 
@@ -62,7 +62,7 @@ class Log:
     def __init__(self, *, enabled: bool = True, descriptor: int = 2) -> None:
         self._enabled = enabled
         self._descriptor = descriptor
-        self._lines: list[bytes] = []
+        self._calls: list[tuple[float, UsageEvent, Failure | None]] = []
         self._scheduled = False
         self._second = 0
         self._prefix = ""
@@ -71,8 +71,14 @@ class Log:
         """One line for one call: ids, outcome, tokens, cost, times; nothing of what was said."""
         if not self._enabled:
             return
+        self._calls.append((time.time(), event, failure))
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def _line(self, at_s: float, event: UsageEvent, failure: Failure | None) -> bytes:
         line: dict[str, object] = {
-            "time": self._time(),
+            "time": self._time(at_s),
             "level": "info" if failure is None else "warning",
             "message": "call",
             "request_id": event.event_id,
@@ -92,26 +98,22 @@ class Log:
         if failure is not None:
             line["failure"] = failure.failure_class
             line["provider_status"] = failure.status
-        self._lines.append(_encode(line))
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        return _encode(line)
 
-    def _time(self) -> str:
+    def _time(self, at_s: float) -> str:
         """RFC 3339 with milliseconds; the part that stays for a second is made once a second."""
-        now_s = time.time()
-        second = int(now_s)
+        second = int(at_s)
         if second != self._second:
             self._second = second
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int((now_s - second) * 1000):03d}Z"
+        return f"{self._prefix}.{int((at_s - second) * 1000):03d}Z"
 
     def flush(self) -> None:
         self._scheduled = False
-        lines, self._lines = self._lines, []
-        if not lines:
+        calls, self._calls = self._calls, []
+        if not calls:
             return
-        block = memoryview(b"\n".join(lines) + b"\n")
+        block = memoryview(b"\n".join([self._line(*call) for call in calls]) + b"\n")
         try:
             while block:
                 block = block[os.write(self._descriptor, block) :]
