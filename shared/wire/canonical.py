@@ -1,0 +1,453 @@
+"""Canonical: the hub of all wire formats. Turns of typed parts, tools apart, streams as events; nobody's own shape.
+
+A codec is a module per format, pure, in two halves (a provider-only format has only the second):
+
+    client half    read_facts, decode_call, encode_reply, StreamEncoder, encode_refusal, encode_stream_error
+    provider half  encode_call, decode_reply, StreamDecoder, decode_error_message
+
+Rules that every codec keeps:
+- A reply is the fold of its events: `fold(decode_stream(x)) == decode_reply(y)` for the same answer.
+- Events are strictly sequential per choice: at most one part is open. Decoders of formats that interleave hold back.
+- Decoders are lenient in what providers send; `decode_call` is strict about types, and its refusals name the client's field.
+- What `encode_call` cannot express it refuses (400, naming the field) or lists in `dropped`, where the vendor's own
+  convention is to ignore it. Nothing is lost silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from shared.domain.usage import Usage
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Cache(msgspec.Struct, frozen=True):
+    """A cache breakpoint (Anthropic's cache_control) after the part or tool that carries it. `ttl`: "5m", "1h" or None."""
+
+    ttl: str | None = None
+
+
+class Text(msgspec.Struct, frozen=True):
+    text: str
+    cache: Cache | None = None
+    refusal: bool = False
+    """The model's refusal, as OpenAI tells it apart from content."""
+
+
+class Media(msgspec.Struct, frozen=True, kw_only=True):
+    """An image, audio, video or document: base64 `data`, or a `url`, or a provider's `file_id`."""
+
+    kind: Literal["image", "audio", "video", "document"]
+    media_type: str | None = None
+    """`image/png`; None when unknown, as with most URLs."""
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+    name: str | None = None
+    detail: str | None = None
+    cache: Cache | None = None
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """Reasoning. `signature` proves it to the provider family `origin` that made it, and is worth nothing to others."""
+
+    text: str = ""
+    signature: str | None = None
+    origin: str | None = None
+    """`anthropic`, `gemini`, `openai`: whose signature it is; None: unsigned."""
+    redacted: bool = False
+    """No text: the provider gave only the signed, encrypted form."""
+    item_id: str | None = None
+    """OpenAI Responses' id of a reasoning item."""
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """The model asks for a tool. `arguments` is JSON text for a function, free text for a custom tool."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    custom: bool = False
+    namespace: str | None = None
+    signature: str | None = None
+    """Gemini's thoughtSignature of this call."""
+    cache: Cache | None = None
+
+
+class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool answered: a part of a user turn, before the turn's other parts."""
+
+    call_id: str
+    name: str | None = None
+    parts: tuple[Text | Media, ...] = ()
+    is_error: bool = False
+    custom: bool = False
+    cache: Cache | None = None
+
+
+Part = Text | Media | Thinking | ToolCall | ToolResult
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """Parts in their order. Leading system turns are `Call.system`; a system turn here came in mid-conversation."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    name: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function (`schema` is its JSON Schema) or a custom tool (`grammar`: OpenAI's format object, None for free text)."""
+
+    name: str
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    custom: bool = False
+    grammar: dict[str, Any] | None = None
+    namespace: str | None = None
+    cache: Cache | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """`any`: the model must call some tool; `tool`: this one."""
+
+    mode: Literal["auto", "any", "none", "tool"]
+    name: str | None = None
+    allowed: tuple[str, ...] = ()
+    """Gemini's allowedFunctionNames, with `any`."""
+
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+EFFORT_SHARE = {"max": 95, "xhigh": 95, "high": 80, "medium": 50, "low": 20, "minimal": 10}
+"""Percent of the output cap that an effort is worth as a budget (OpenRouter's rule), and the other way round."""
+
+
+class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
+    """How much the model shall think. `effort` is one of EFFORTS; "none" and `budget_tokens` 0 turn it off."""
+
+    effort: str | None = None
+    budget_tokens: int | None = None
+    show: bool | None = None
+    """Whether the client wants to see it; None: the format's default."""
+    summary: str | None = None
+    """OpenAI Responses: auto, concise or detailed."""
+
+    @property
+    def off(self) -> bool:
+        return self.effort == "none" or self.budget_tokens == 0
+
+    def as_effort(self, max_tokens: int | None) -> str | None:
+        """The nearest effort; `max_tokens` is what a budget is a share of."""
+        if self.effort is not None or self.budget_tokens is None:
+            return self.effort
+        if self.budget_tokens == 0:
+            return "none"
+        if self.budget_tokens < 0 or not max_tokens:
+            return "medium"
+        share = self.budget_tokens * 100 // max_tokens
+        return next(
+            effort for effort in ("high", "medium", "low", "minimal") if share >= EFFORT_SHARE[effort] or effort == "minimal"
+        )
+
+    def as_budget(self, max_tokens: int, least: int = 0) -> int | None:
+        """The budget in tokens, within [least, max_tokens); None when neither was given."""
+        if self.budget_tokens is not None and self.budget_tokens >= 0:
+            return min(max(self.budget_tokens, least), max(least, max_tokens - 1))
+        if self.effort is None:
+            return None
+        share = EFFORT_SHARE.get(self.effort, 0)
+        return min(max(max_tokens * share // 100, least), max(least, max_tokens - 1)) if share else 0
+
+
+class OutputFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """`text`, `json` (any object), or `schema`."""
+
+    kind: Literal["text", "json", "schema"]
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A call for a model's next turn. None: the client did not say."""
+
+    model: str
+    turns: tuple[Turn, ...]
+    system: tuple[Text, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    logprobs: int | None = None
+    """How many alternatives per token; 0: only the token's own."""
+    logit_bias: dict[str, Any] | None = None
+    output: OutputFormat | None = None
+    reasoning: Reasoning | None = None
+    verbosity: str | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    metadata: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    """Chat: whether the stream shall end with a usage chunk. Other formats always tell."""
+    format: str = "openai-chat"
+    """The client's wire format."""
+    native: dict[str, Any] = {}
+    """Fields of the client's format that the hub has no word for: its name → value. An encoder of the same format family
+    sends them on; every other lists them as dropped."""
+    extra: dict[str, Any] = {}
+    """Fields that the client's format does not know: meant for the provider, and passed on (`safe_prompt`)."""
+    names: dict[str, str] = {}
+    """The hub's word → the client's field, where they differ: refusals speak the client's language."""
+
+    def named(self, field: str) -> str:
+        return self.names.get(field, field)
+
+
+class Stop(StrEnum):
+    """Why the model stopped."""
+
+    END = "end"
+    LENGTH = "length"
+    TOOL = "tool"
+    SEQUENCE = "sequence"
+    FILTER = "filter"
+    REFUSAL = "refusal"
+    PAUSE = "pause"
+    ERROR = "error"
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    parts: tuple[Text | Media | Thinking | ToolCall, ...]
+    stop: Stop
+    stop_sequence: str | None = None
+    logprobs: Any = None
+    """OpenAI's shape: `{"content": [...]}`."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    choices: tuple[Choice, ...]
+    usage: Usage | None = None
+    model: str | None = None
+    """The provider's own name of what answered."""
+    citations: tuple[dict[str, Any], ...] = ()
+    """`{"url", "title"}`: sources that the answer names."""
+
+
+# -- a stream's events, in the order in which they can come: Start, then per part Begin, Delta*, End; then Stopped per
+# -- choice; Used whenever known (the last one counts); Failed ends it early.
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    model: str | None = None
+    usage: Usage | None = None
+    """What is known of it beforehand: Anthropic tells the input's."""
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True):
+    """A part opens; `part` has its id and name, and no content yet. `index` counts the parts of the choice."""
+
+    index: int
+    part: Text | Media | Thinking | ToolCall
+    choice: int = 0
+
+
+class Delta(msgspec.Struct, frozen=True, tag=True):
+    """More of the open part: text, reasoning, or a tool call's arguments."""
+
+    index: int
+    text: str
+    choice: int = 0
+    logprobs: Any = None
+
+
+class End(msgspec.Struct, frozen=True, tag=True):
+    """The part is complete. `part` is the whole of it."""
+
+    index: int
+    part: Text | Media | Thinking | ToolCall
+    choice: int = 0
+
+
+class Stopped(msgspec.Struct, frozen=True, tag=True):
+    stop: Stop
+    choice: int = 0
+    stop_sequence: str | None = None
+
+
+class Used(msgspec.Struct, frozen=True, tag=True):
+    usage: Usage
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The provider's error in the midst of a stream."""
+
+    message: str
+    raw: bytes = b""
+
+
+Event = Start | Begin | Delta | End | Stopped | Used | Failed
+
+
+class Parts:
+    """One choice's parts in the making, for decoders: `add` text to the part at hand, and the events come out in order.
+
+    A new kind of part ends the one before it, so that at most one is open.
+    """
+
+    __slots__ = ("_choice", "_content", "_open", "index", "parts")
+
+    def __init__(self, choice: int = 0) -> None:
+        self._choice = choice
+        self._open: Text | Thinking | ToolCall | None = None
+        self._content: list[str] = []
+        self.index = -1
+        self.parts: list[Text | Media | Thinking | ToolCall] = []
+        """The whole ones."""
+
+    @property
+    def open(self) -> Text | Thinking | ToolCall | None:
+        return self._open
+
+    def text(self, text: str, logprobs: Any = None, *, refusal: bool = False) -> list[Event]:
+        if not text and logprobs is None:
+            return []
+        events: list[Event] = []
+        if not isinstance(self._open, Text) or self._open.refusal is not refusal:
+            events = self.begin(Text("", refusal=refusal))
+        return [*events, self.more(text, logprobs)]
+
+    def thinking(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        events: list[Event] = [] if isinstance(self._open, Thinking) and not self._open.redacted else self.begin(Thinking())
+        return [*events, self.more(text)]
+
+    def begin(self, part: Text | Thinking | ToolCall) -> list[Event]:
+        events = self.end()
+        self.index += 1
+        self._open, self._content = part, []
+        return [*events, Begin(self.index, part, self._choice)]
+
+    def more(self, text: str, logprobs: Any = None) -> Delta:
+        self._content.append(text)
+        return Delta(self.index, text, self._choice, logprobs)
+
+    def whole(self, part: Text | Media | Thinking | ToolCall) -> list[Event]:
+        """A part that came at once."""
+        events: list[Event] = self.end()
+        self.index += 1
+        self.parts.append(part)
+        text, bare = _emptied(part)
+        events.append(Begin(self.index, bare, self._choice))
+        if text:
+            events.append(Delta(self.index, text, self._choice))
+        return [*events, End(self.index, part, self._choice)]
+
+    def content(self) -> str:
+        """What the open part has so far."""
+        return "".join(self._content)
+
+    def end(self, **changes: Any) -> list[Event]:
+        """Complete the open part, if there is one; `changes` are fields of it that came late, such as a signature."""
+        part = self._open
+        if part is None:
+            return []
+        self._open = None
+        content = "".join(self._content)
+        field = "arguments" if isinstance(part, ToolCall) else "text"
+        whole = msgspec.structs.replace(part, **({field: content} | changes))
+        self.parts.append(whole)
+        return [End(self.index, whole, self._choice)]
+
+
+def _emptied(part: Text | Media | Thinking | ToolCall) -> tuple[str, Text | Media | Thinking | ToolCall]:
+    if isinstance(part, ToolCall):
+        return part.arguments, msgspec.structs.replace(part, arguments="")
+    if isinstance(part, Media):
+        return "", part
+    return part.text, msgspec.structs.replace(part, text="")
+
+
+def fold(events: Sequence[Event]) -> Reply:
+    """The reply that a stream amounts to."""
+    model: str | None = None
+    usage: Usage | None = None
+    parts: dict[int, list[Text | Media | Thinking | ToolCall]] = {}
+    stops: dict[int, Stopped] = {}
+    logprobs: dict[int, list[Any]] = {}
+    for event in events:
+        match event:
+            case Start():
+                model, usage = event.model or model, event.usage or usage
+            case End():
+                parts.setdefault(event.choice, []).append(event.part)
+            case Stopped():
+                stops[event.choice] = event
+            case Used():
+                usage = event.usage
+            case Delta() if event.logprobs is not None:
+                logprobs.setdefault(event.choice, []).extend(event.logprobs)
+    choices = []
+    for index in sorted({*parts, *stops}):
+        stopped = stops.get(index) or Stopped(Stop.ERROR, index)
+        known = {"content": logprobs[index]} if index in logprobs else None
+        choices.append(
+            Choice(parts=tuple(parts.get(index, ())), stop=stopped.stop, stop_sequence=stopped.stop_sequence, logprobs=known)
+        )
+    return Reply(choices=tuple(choices), usage=usage, model=model)
+
+
+class Stamp(msgspec.Struct, frozen=True, kw_only=True):
+    """What an encoded answer says of itself. Minted by the flow: codecs have no clock."""
+
+    event_id: str
+    """The call's UUIDv7; each format prefixes it in its own way."""
+    created_s: int
+    model: str
+    """As the client asked for it."""
+    include_usage: bool = True
+    show_thinking: bool = True
+
+
+class Encoded(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider's body. `dropped`: the client's fields that are not in it. `names`: mangled tool name → the client's own.
+    `betas`: values for the provider's feature header."""
+
+    body: bytes
+    dropped: tuple[str, ...] = ()
+    names: dict[str, str] = {}
+    betas: tuple[str, ...] = ()
+
+
+SIGNED = "wsy1."
+"""Marks a signature that we packed: whose it is goes with it, so that it comes back to its maker and to nobody else."""
+
+
+def pack_signature(signature: str, origin: str | None, home: str) -> str:
+    """A signature for a client whose format is `home`'s: its own travel as they are."""
+    return signature if origin in (home, None) else f"{SIGNED}{origin}.{signature}"
+
+
+def unpack_signature(packed: str, home: str) -> tuple[str, str]:
+    """(signature, origin) of what a client sent back."""
+    if not packed.startswith(SIGNED):
+        return packed, home
+    origin, _, signature = packed[len(SIGNED) :].partition(".")
+    return signature, origin
