@@ -18,7 +18,6 @@ from shared.domain.refusal import Reason, Refusal
 from shared.settings import Settings, SettingsError
 from shared.store.secrets import SecretError
 from shared.telemetry import log as logs
-from shared.wire.openai_chat import encode_stream_error
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ async def drain(node: Node, listener: Listener, server: asyncio.Server) -> None:
         await asyncio.sleep(0.02)
     if gateway.in_flight:
         log.warning("grace is over with %d calls in flight", gateway.in_flight)
-        await node.streams.end_all(encode_stream_error(FAREWELL))
+        await node.streams.end_all(FAREWELL)
     await listener.shutdown(FAREWELL_S)
 
 

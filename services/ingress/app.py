@@ -10,16 +10,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.ingress import health, inference, models
+from services.ingress import counting, health, inference, models
 from services.ingress.connection import check_head
 from services.ingress.node import Node
 from services.ingress.refusals import refusal_response
+from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refused, refuse
 
 Handler = Callable[[web.BaseRequest, Node], Awaitable[web.StreamResponse]]
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": inference.chat},
+    "/v1/messages": {"POST": inference.messages},
+    "/v1/messages/count_tokens": {"POST": counting.messages},
     "/v1/models": {"GET": models.every_model},
     "/livez": {"GET": health.livez},
     "/readyz": {"GET": health.readyz},
@@ -46,9 +49,16 @@ def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamRe
             return await handler(request, node)
         except Refused as refused:
             node.gateway.metrics.refused(refused.refusal.reason)
-            return refusal_response(refused.refusal, request_id=None)
+            return refusal_response(refused.refusal, request_id=None, wire_format=dialect(request))
 
     return dispatch
+
+
+def dialect(request: web.BaseRequest) -> WireFormat:
+    """Whose error format a caller reads, when no endpoint has said so."""
+    if request.path.startswith("/v1/messages") or "anthropic-version" in request.headers:
+        return WireFormat.ANTHROPIC_MESSAGES
+    return WireFormat.OPENAI_CHAT
 
 
 def route(request: web.BaseRequest) -> Handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -11,9 +12,10 @@ from services.ingress.answer import WholeAnswer
 from services.ingress.live import LiveStreams
 from services.ingress.refusals import refusal_response
 from shared.domain.catalogue import WireFormat
-from shared.domain.refusal import Reason, Refused, refuse
+from shared.domain.refusal import Reason, Refusal, Refused, refuse
 from shared.flow.exchange import Arrival, Gateway, Operation, begin, run
 from shared.settings import Settings
+from shared.upstream.head import VALUE
 from shared.wire.codec import FORMATS
 
 BODY_BYTES_PER_S = 64 * 1024
@@ -21,18 +23,31 @@ BODY_BYTES_PER_S = 64 * 1024
 
 
 async def serve(
-    request: web.BaseRequest, gateway: Gateway, streams: LiveStreams, operation: Operation, wire_format: WireFormat
+    request: web.BaseRequest,
+    gateway: Gateway,
+    streams: LiveStreams,
+    operation: Operation,
+    wire_format: WireFormat,
+    *,
+    model: str | None = None,
+    stream: bool | None = None,
 ) -> web.StreamResponse:
-    """Run one call. Cancelled when the client disconnects: the flow closes the upstream and books what was used."""
-    sink = HttpSink(request, streams)
+    """Run one call. Cancelled when the client disconnects: the flow closes the upstream and books what was used.
+
+    `model` and `stream` are those of the URL, in formats that have them there.
+    """
+    sink = HttpSink(request, streams, wire_format)
     headers = request.headers
     arrival = Arrival(
         operation=operation,
         wire_format=wire_format,
-        credential=credential_of(headers.get("Authorization"), headers),
+        credential=credential_of(headers.get("Authorization"), headers, query_key(request)),
         content_type=headers.get("Content-Type"),
         traceparent=headers.get("traceparent"),
         read_body=lambda: read_body(request, gateway.settings),
+        model=model,
+        stream=stream,
+        headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
     x = begin(gateway, arrival, sink)
     try:
@@ -43,19 +58,28 @@ async def serve(
             response = refusal_response(refused.refusal, request_id=x.event_id, wire_format=wire_format)
             response.headers.extend((name, value) for name, value in x.headers.items() if name not in response.headers)
             return sink.finished(response, gateway.draining)
-        await sink.write(FORMATS[wire_format].encode_stream_error(refused.refusal))
+        await sink.fail(refused.refusal)
     finally:
         streams.forget(sink)
     return sink.finished(None, gateway.draining)
 
 
-def credential_of(authorization: str | None, headers: object) -> str | None:
-    """The key as any SDK sends it: `Authorization: Bearer`, `x-api-key` or `api-key` (wire.md §0.5)."""
+FORWARDED = ("anthropic-version", "anthropic-beta")
+
+
+def forwarded(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What an Anthropic client tells Anthropic beside the body; values that no header line can hold are left out."""
+    found = ((name, headers.get(name)) for name in FORWARDED)
+    return tuple((name, value) for name, value in found if value is not None and VALUE.fullmatch(value))
+
+
+def credential_of(authorization: str | None, headers: Mapping[str, str], query_key: str | None = None) -> str | None:
+    """The key as any SDK sends it: `Authorization: Bearer`, `x-api-key`, `api-key`, `x-goog-api-key` or `?key=`."""
     if authorization is not None:
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer":
             return value.strip()
-    return headers.get("x-api-key") or headers.get("api-key")  # type: ignore[attr-defined,no-any-return]
+    return headers.get("x-api-key") or headers.get("api-key") or headers.get("x-goog-api-key") or query_key
 
 
 async def read_body(request: web.BaseRequest, settings: Settings) -> bytes:
@@ -93,13 +117,19 @@ def too_large(most: int) -> Refused:
     )
 
 
+def query_key(request: web.BaseRequest) -> str | None:
+    """`?key=`, as Google's clients send it; asking aiohttp for a query builds a URL object, so only when there is one."""
+    return request.query.get("key") if "?" in request._message.path else None
+
+
 class HttpSink:
     """A flow's Sink over an aiohttp response. While a write waits for a slow client, `blocked_since_s` says since when."""
 
-    __slots__ = ("_loop", "_request", "_response", "_streams", "blocked_since_s", "last_write_s")
+    __slots__ = ("_loop", "_request", "_response", "_streams", "_wire_format", "blocked_since_s", "last_write_s")
 
-    def __init__(self, request: web.BaseRequest, streams: LiveStreams) -> None:
+    def __init__(self, request: web.BaseRequest, streams: LiveStreams, wire_format: WireFormat) -> None:
         self._request = request
+        self._wire_format = wire_format
         self._streams = streams
         self._response: web.StreamResponse | None = None
         self._loop = request._loop  # the public property warns on every read
@@ -127,6 +157,10 @@ class HttpSink:
         self.blocked_since_s = self.last_write_s = self._loop.time()
         await self._response.write(chunk)
         self.blocked_since_s = None
+
+    async def fail(self, refusal: Refusal) -> None:
+        """End a begun stream with an error in its own format."""
+        await self.write(FORMATS[self._wire_format].encode_stream_error(refusal))
 
     def finished(self, instead: web.StreamResponse | None, draining: bool) -> web.StreamResponse:
         """The response that aiohttp finishes: `instead` when nothing was begun."""

@@ -1,4 +1,4 @@
-"""Every /v1 call that reaches a model: names its wire format and operation, and calls the flow."""
+"""Every call that reaches a model: names its wire format and operation, and calls the flow."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ from shared.flow.exchange import Operation
 def chat(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
     """`POST /v1/chat/completions` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_CHAT)
+
+
+def messages(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+    """`POST /v1/messages` (Anthropic)."""
+    return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.ANTHROPIC_MESSAGES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from shared.domain.refusal import Refusal
+
 WRITE_TIMEOUT_S = 30.0
 SWEEP_S = 1.0
 
@@ -12,7 +14,7 @@ SWEEP_S = 1.0
 class LiveStream(Protocol):
     blocked_since_s: float | None
 
-    async def write(self, chunk: bytes) -> None: ...
+    async def fail(self, refusal: Refusal) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -46,9 +48,9 @@ class LiveStreams:
             if blocked is not None and now_s - blocked > self._write_timeout_s:
                 stream.abort()
 
-    async def end_all(self, farewell: bytes) -> None:
+    async def end_all(self, farewell: Refusal) -> None:
         """The grace period is over: say so in each stream, then cut it."""
         streams = list(self._streams)
-        await asyncio.gather(*(asyncio.wait_for(s.write(farewell), 1.0) for s in streams), return_exceptions=True)
+        await asyncio.gather(*(asyncio.wait_for(s.fail(farewell), 1.0) for s in streams), return_exceptions=True)
         for stream in streams:
             stream.abort()

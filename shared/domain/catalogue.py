@@ -11,13 +11,22 @@ from shared.domain.money import Price
 
 class WireFormat(StrEnum):
     OPENAI_CHAT = "openai-chat"
+    OPENAI_RESPONSES = "openai-responses"
+    ANTHROPIC_MESSAGES = "anthropic-messages"
+    GEMINI = "gemini"
+    COHERE = "cohere"
+    BEDROCK = "bedrock"
 
 
 class Auth(StrEnum):
-    """How a credential travels. `bearer`: `Authorization: Bearer …`; `none`: not at all."""
+    """How a credential travels. `bearer`: `Authorization: Bearer …`; `aws`: signed with SigV4, the credential being
+    `ACCESS_KEY:SECRET_KEY[:SESSION_TOKEN]`; `none`: not at all."""
 
     BEARER = "bearer"
     X_API_KEY = "x-api-key"
+    X_GOOG_API_KEY = "x-goog-api-key"
+    API_KEY = "api-key"
+    AWS = "aws"
     NONE = "none"
 
 
@@ -50,6 +59,34 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Whether `stream_options.include_usage` may be asked for."""
     usage_in_choice: bool = False
     """Usage arrives inside `choices[0]` of the last chunk (Moonshot)."""
+    output_cap_field: str = "max_tokens"
+    """What a translated call names its output cap: OpenAI's newer models want max_completion_tokens."""
+    reasoning: str = "effort"
+    """How a translated call asks for reasoning: `effort` (reasoning_effort), `object` (OpenRouter's), `thinking`
+    (`{type: enabled}`: DeepSeek, GLM, Kimi), `enable_thinking` (with thinking_budget: Qwen, SiliconFlow), `none`."""
+    replay_reasoning: str = ""
+    """The field in which replayed assistant messages carry their reasoning; empty: it is left out."""
+    replay_needed: bool = False
+    """Assistant messages with tool calls must carry that field (DeepSeek, Kimi in thinking mode)."""
+    custom_tools: bool = False
+    """OpenAI's custom tools are understood; elsewhere they travel as a function with one string."""
+    tool_ids: str = ""
+    """`nine`: tool call ids are exactly nine letters or digits (Mistral)."""
+    forced_tools: tuple[str, ...] = ("required", "named")
+    """Which forcing of tools the provider takes."""
+    text_only_content: bool = False
+    """Message content must be a string (DeepSeek, Kimi's text models)."""
+    think_tags: bool = False
+    """Reasoning comes inline in <think> tags."""
+    most_stops: int = 4
+    developer_role: bool = False
+    schema_drop: tuple[str, ...] = ()
+    """Keys that tools' JSON Schemas must not hold."""
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether messages themselves must be rewritten, so that nothing can simply pass."""
+        return bool(self.tool_ids or self.replay_needed or self.text_only_content or self.think_tags)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +110,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     wire_format: WireFormat = WireFormat.OPENAI_CHAT
     auth: Auth = Auth.BEARER
     endpoints: dict[str, str] = msgspec.field(default_factory=lambda: {"chat": "/chat/completions", "models": "/models"})
+    headers: dict[str, str] = {}
+    """Sent with every call, e.g. anthropic-version."""
     quirks: Quirks = Quirks()
     data_policy: DataPolicy = DataPolicy()
     models: dict[str, Model] = {}

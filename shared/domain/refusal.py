@@ -30,6 +30,7 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     NOT_READY = "not_ready"
     PROVIDER_REFUSED = "provider_refused"
+    CONTEXT_LENGTH = "context_length"
     PROVIDER_ERROR = "provider_error"
     PROVIDER_UNREACHABLE = "provider_unreachable"
     PROVIDER_TIMEOUT = "provider_timeout"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
+from shared.wire.codec import FORMATS
 from shared.wire.envelope import open_envelope
-from shared.wire.openai_chat import check_call
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange, Gateway
@@ -30,7 +30,7 @@ async def accept(x: Exchange) -> None:
     body = await x.arrival.read_body()
     x.body_bytes = len(body)
     x.envelope = open_envelope(body)
-    x.call = check_call(x.envelope)
+    x.call = FORMATS[x.arrival.wire_format].facts(x.envelope, x.arrival.model, x.arrival.stream)
 
 
 def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:

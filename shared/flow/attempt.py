@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
-from shared.providers.failure import classify, consequence
+from shared.providers.failure import classify, consequence, in_own_words
 from shared.store.wal import WalFull
 from shared.upstream.transport import (
     FirstByteTimeout,
@@ -19,7 +19,7 @@ from shared.upstream.transport import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from shared.wire.codec import bridge
+from shared.wire.codec import Stamp, bridge
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -60,9 +60,17 @@ async def attempt(x: Exchange) -> UpstreamResponse:
 def encode(x: Exchange) -> UpstreamRequest:
     deployment, reservation = x.deployment, x.reservation
     assert reservation is not None
-    x.bridge = bridge(x.arrival.wire_format, deployment.provider.wire_format)
-    body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
-    return x.gateway.credentials.request(deployment, "chat", body)
+    arrival = x.arrival
+    stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model)
+    x.bridge = bridge(arrival.wire_format, deployment, stamp)
+    try:
+        body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
+    except Refused:
+        x.outcome = Outcome.REJECTED
+        raise
+    endpoint = "chat_stream" if x.call.stream and "chat_stream" in deployment.provider.endpoints else "chat"
+    same = arrival.wire_format is deployment.provider.wire_format
+    return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
 
 
 def intend(x: Exchange) -> None:
@@ -82,7 +90,11 @@ def refused(x: Exchange, failure: Failure) -> Refused:
     """Note the attempt's bad end on the exchange and say what it means to the client."""
     x.failure = failure
     x.outcome = OUTCOME.get(failure.failure_class, Outcome.PROVIDER_ERROR)
-    return Refused(consequence(failure, x.deployment.provider.title))
+    refusal = consequence(failure, x.deployment.provider.title)
+    said = x.bridge.provider_message(failure.body) if x.sent_s is not None else None
+    if said is not None:
+        refusal = in_own_words(refusal, failure, said)
+    return Refused(refusal)
 
 
 def failure_of(error: TransportError) -> Failure:

@@ -68,6 +68,11 @@ class Arrival:
     content_type: str | None
     traceparent: str | None
     read_body: Callable[[], Awaitable[bytes]]
+    model: str | None = None
+    """From the URL, where the format has it there."""
+    stream: bool | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    """The client's own that go on to a provider of the same format (anthropic-beta)."""
 
 
 @dataclass(slots=True)

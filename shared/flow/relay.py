@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from shared.domain.catalogue import WireFormat
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome
 from shared.flow import attempt, settle
@@ -148,6 +149,8 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     headers["x-request-id"] = x.event_id
     headers["x-waystation-model"] = x.deployment.name if x.event is None else x.event.model
     headers["x-waystation-attempts"] = "1"
+    if x.arrival.wire_format is WireFormat.ANTHROPIC_MESSAGES:
+        headers["request-id"] = x.event_id
     if x.dropped:
         headers["x-waystation-dropped"] = ", ".join(x.dropped)
     if x.event is not None and not x.event.unpriced:

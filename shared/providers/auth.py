@@ -11,6 +11,6 @@ def headers(auth: Auth, secret: str) -> list[tuple[str, str]]:
         return []
     if not secret or not secret.isascii() or not secret.isprintable() or secret != secret.strip():
         raise ValueError("the credential is empty or has characters that no header can carry")
-    if auth is Auth.X_API_KEY:
-        return [("x-api-key", secret)]
+    if auth in (Auth.X_API_KEY, Auth.X_GOOG_API_KEY, Auth.API_KEY):
+        return [(auth.value, secret)]
     return [("authorization", f"Bearer {secret}")]

@@ -143,6 +143,28 @@ def consequence(failure: Failure, provider: str) -> Refusal:
     )  # fmt: skip
 
 
+TOO_LONG = re.compile(
+    r"context.length.exceeded|maximum context length|prompt is too long|input is too long|too many (?:input )?tokens"
+    r"|exceeds? the (?:model's )?(?:maximum|context|limit)|input token count .{0,40}exceeds",
+    re.IGNORECASE,
+)
+
+
+def in_own_words(refusal: Refusal, failure: Failure, said: str | None) -> Refusal:
+    """A provider's no for a client that could not read the provider's own body: its message, in the client's format.
+
+    Clients act on one kind of it: a prompt beyond the context makes them compact the conversation.
+    """
+    if refusal.reason is not Reason.PROVIDER_REFUSED:
+        return refusal
+    usable = said is not None and LOOKS_SECRET.search(said.encode()) is None
+    message = said if usable and said is not None else refusal.message
+    too_long = failure.status in (400, 413, 422) and TOO_LONG.search(message) is not None
+    return msgspec.structs.replace(
+        refusal, raw_body=None, message=message[:2000], reason=Reason.CONTEXT_LENGTH if too_long else refusal.reason
+    )
+
+
 def _provider_said_no(failure: Failure, provider: str) -> Refusal:
     """The provider's own words, when they are an OpenAI error object without anything like a credential in it."""
     error = _error_of(failure.body)

@@ -23,6 +23,8 @@ CATALOGUE = Path(__file__).parent / "catalogue"
 SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_TOKENS_OF_A_MODEL = 100_000_000
 ENDPOINTS = {"chat": "/chat/completions", "models": "/models"}
+MORE_ENDPOINTS = ("chat_stream", "count_tokens", "embeddings", "images", "transcriptions", "speech", "moderations", "rerank")
+"""`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own."""
 PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "reasoning", "request")
 
 
@@ -64,6 +66,7 @@ def parse(text: str, file: str) -> Provider:
         wire_format=top.choice("wire_format", WireFormat, WireFormat.OPENAI_CHAT),
         auth=top.choice("auth", Auth, Auth.BEARER),
         endpoints=_endpoints(top.table("endpoints")),
+        headers=_headers(top.table("headers")),
         quirks=_quirks(top.table("quirks")),
         data_policy=_data_policy(top.table("data_policy")),
         models=_models(top.table("models"), source, verified_on),
@@ -75,9 +78,13 @@ def parse(text: str, file: str) -> Provider:
 
 
 def _endpoints(table: _Table) -> dict[str, str]:
-    given = {name: table.path(name) for name in ENDPOINTS if name in table.values}
+    given = {name: table.path(name) for name in (*ENDPOINTS, *MORE_ENDPOINTS) if name in table.values}
     table.done()
     return ENDPOINTS | given
+
+
+def _headers(table: _Table) -> dict[str, str]:
+    return {name: table.text(name) for name in table.values}
 
 
 def _quirks(table: _Table) -> Quirks:
@@ -90,6 +97,18 @@ def _quirks(table: _Table) -> Quirks:
         rename={name: rename.text(name) for name in rename.values},
         stream_usage=table.flag("stream_usage") is not False,
         usage_in_choice=table.flag("usage_in_choice") is True,
+        output_cap_field=table.optional_text("output_cap_field") or "max_tokens",
+        reasoning=table.one_of("reasoning", ("effort", "object", "thinking", "enable_thinking", "none"), "effort"),
+        replay_reasoning=table.optional_text("replay_reasoning") or "",
+        replay_needed=table.flag("replay_needed") is True,
+        custom_tools=table.flag("custom_tools") is True,
+        tool_ids=table.one_of("tool_ids", ("", "nine"), ""),
+        forced_tools=tuple(table.texts("forced_tools", default=["required", "named"])),
+        text_only_content=table.flag("text_only_content") is True,
+        think_tags=table.flag("think_tags") is True,
+        most_stops=table.count("most_stops", most=100) or 4,
+        developer_role=table.flag("developer_role") is True,
+        schema_drop=tuple(table.texts("schema_drop")),
     )
     table.done()
     return quirks
@@ -258,9 +277,15 @@ class _Table:
 
     def path(self, key: str) -> str:
         value = self.text(key)
-        if not value.startswith("/") or any(sign in value for sign in "?# "):
+        if not value.startswith("/") or any(sign in value for sign in "# "):
             self.fail((key,), f"{value!r} must be a path that begins with a slash")
         return value
+
+    def one_of(self, key: str, allowed: tuple[str, ...], default: str) -> str:
+        value = self.optional_text(key)
+        if value is not None and value not in allowed:
+            self.fail((key,), f"{value!r} is none of {', '.join(filter(None, allowed))}")
+        return default if value is None else value
 
     def choice(self, key: str, kind: type[_Choice], default: _Choice) -> _Choice:
         value = self.optional_text(key)

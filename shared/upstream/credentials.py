@@ -6,7 +6,9 @@ show it, and leaves the cache with the version that it belonged to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 from shared.domain.catalogue import Connection, Deployment, Provider
 from shared.providers.auth import headers
@@ -31,39 +33,51 @@ class Credentials:
         self._vault = vault
         self._entries: dict[tuple[str, str], _Entry] = {}
 
-    def request(self, deployment: Deployment, endpoint: str, body: bytes) -> UpstreamRequest:
+    def request(
+        self, deployment: Deployment, endpoint: str, body: bytes, forwarded: Sequence[tuple[str, str]] = ()
+    ) -> UpstreamRequest:
         """A call to one of the provider's endpoints, credential and timeouts of the connection on it.
 
+        `forwarded`: the client's own headers that this provider understands; they go before the catalogue's of that name.
         Raises NothingSent (CredentialUnusable) when the connection cannot be used as it is configured.
         """
         connection, provider = deployment.connection, deployment.provider
-        entry = self._entries.get((connection.connection_id, endpoint))
+        target = provider.endpoints.get(endpoint, "")
+        if "{model}" in target:
+            target = target.replace("{model}", quote(deployment.model.model_id, safe=""))
+        entry = self._entries.get((connection.connection_id, target))
         # A snapshot makes new objects of what changed, its version, base URL or provider: identity is enough.
         if entry is None or entry.connection is not connection or entry.provider is not provider:
-            entry = self._remember(connection, provider, endpoint)
+            entry = self._remember(connection, provider, target)
+        head = entry.head
+        if provider.headers or forwarded:
+            names = {name for name, _ in forwarded}
+            head = head.plus([*forwarded, *((name, text) for name, text in provider.headers.items() if name not in names)])
         return UpstreamRequest(
-            head=entry.head,
+            head=head,
             body=body,
             connect_timeout_s=connection.connect_timeout_s,
             first_byte_timeout_s=connection.first_byte_timeout_s,
             idle_timeout_s=connection.idle_timeout_s,
         )
 
-    def _remember(self, connection: Connection, provider: Provider, endpoint: str) -> _Entry:
-        entry = _Entry(connection, provider, self._head(connection, provider, endpoint))
-        self._entries.pop((connection.connection_id, endpoint), None)
+    def _remember(self, connection: Connection, provider: Provider, target: str) -> _Entry:
+        entry = _Entry(connection, provider, self._head(connection, provider, target))
+        self._entries.pop((connection.connection_id, target), None)
         if len(self._entries) >= MANY:
             del self._entries[next(iter(self._entries))]
-        self._entries[connection.connection_id, endpoint] = entry
+        self._entries[connection.connection_id, target] = entry
         return entry
 
-    def _head(self, connection: Connection, provider: Provider, endpoint: str) -> Head:
+    def _head(self, connection: Connection, provider: Provider, target: str) -> Head:
+        if not target:
+            raise NothingSent(f"{provider.title} has no such endpoint")
         lines = [("user-agent", USER_AGENT), ("content-type", "application/json")]
         lines += self._authorisation(connection, provider)
         try:
             origin, path = split_url(connection.base_url)
-            return Head("POST", origin, path + provider.endpoints[endpoint], lines)
-        except (ValueError, KeyError) as error:
+            return Head("POST", origin, path + target, lines)
+        except ValueError as error:
             # A ValueError names the header or the URL's fault, never a value of a header.
             raise NothingSent(f"connection {connection.name!r} cannot be used: {error}") from None
 

@@ -1,28 +1,26 @@
 """Codec: the table of wire formats, and the bridge between a client's and a provider's.
 
-What a format can do on the client's side is a row of FORMATS. A bridge joins two formats for one attempt; where they are the
-same it is a Passthrough: the body keeps every byte but for the model's name and the policy fields, the answer passes untouched
-with a tap listening.
+A new wire format is one module (canonical.py says its interface) and its rows here. Where both ends speak one format the
+bridge is a Passthrough, else a Translation through the hub; nobody who holds a bridge asks which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
-import msgspec
-import orjson
+from types import ModuleType
+from typing import Any, Protocol
 
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import openai_chat
+from shared.wire import anthropic_messages, facts, openai_chat
+from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
+from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
-from shared.wire.tap import ChatTap
+from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
-__all__ = ["FORMATS", "Bridge", "ClientFormat", "MalformedReply", "ReplyFacts", "Tap", "bridge"]
+__all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge"]
 
 
 class Tap(Protocol):
@@ -43,25 +41,13 @@ class Tap(Protocol):
     def close(self) -> bytes: ...
 
 
-class ClientFormat(msgspec.Struct, frozen=True):
-    """How our noes are said in a format."""
-
-    encode_refusal: Callable[[Refusal, str | None], tuple[int, dict[str, str], bytes]]
-    encode_stream_error: Callable[[Refusal], bytes]
-
-
-FORMATS: dict[WireFormat, ClientFormat] = {
-    WireFormat.OPENAI_CHAT: ClientFormat(openai_chat.encode_refusal, openai_chat.encode_stream_error),
-}
-
-
 class Bridge(Protocol):
     """Between a client's format and a provider's, for one attempt."""
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
-        """The provider's body, and the client's fields that it does not have because the provider refuses them."""
+        """The provider's body, and the client's fields that are not in it. Raises Refused for what cannot be expressed."""
         ...
 
     def read_reply(self, body: bytes) -> ReplyFacts:
@@ -72,73 +58,56 @@ class Bridge(Protocol):
 
     def stream_error(self, refusal: Refusal) -> bytes: ...
 
-
-class ChatPassthrough:
-    """openai-chat to openai-chat."""
-
-    def request_body(
-        self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
-    ) -> tuple[bytes, list[str]]:
-        quirks = deployment.provider.quirks
-        fields = envelope.fields
-        drop = [name for name in quirks.drop if name in fields]
-        unsaid = list(drop)
-        replace = {"model": orjson.dumps(deployment.model.model_id)}
-        if call.stream:
-            if quirks.stream_usage:
-                if not call.include_usage:
-                    replace["stream_options"] = _asking_for_usage(fields.get("stream_options"))
-            elif "stream_options" in fields:
-                drop.append("stream_options")
-        if output_cap is not None:
-            drop += ["max_tokens", "max_completion_tokens"]
-            replace[quirks.rename.get("max_completion_tokens", "max_completion_tokens")] = b"%d" % output_cap
-        return envelope.edited(replace, drop, quirks.rename), unsaid
-
-    def read_reply(self, body: bytes) -> ReplyFacts:
-        try:
-            reply = _decode_reply(body)
-        except msgspec.DecodeError:
-            raise MalformedReply("answered with something that is no chat completion") from None
-        if reply.choices is None:
-            raise MalformedReply("answered without choices")
-        usage = openai_chat.read_usage(reply.usage) if reply.usage else None
-        finish = reply.choices[0].finish_reason if reply.choices else None
-        return ReplyFacts(body=body, usage=usage, finish_reason=finish)
-
-    def tap(self, *, hide_usage: bool) -> Tap:
-        return ChatTap(hide_usage)
-
-    def stream_error(self, refusal: Refusal) -> bytes:
-        return openai_chat.encode_stream_error(refusal)
+    def provider_message(self, body: bytes) -> str | None:
+        """What a provider's error says, where its body is none that the client could read; else None."""
+        ...
 
 
-class _Choice(msgspec.Struct, gc=False):
-    finish_reason: str | None = None
+def _client(module: ModuleType, read_facts: Any) -> ClientHalf:
+    return ClientHalf(
+        facts=read_facts,
+        decode_call=module.decode_call,
+        encode_reply=module.encode_reply,
+        stream_encoder=module.StreamEncoder,
+        encode_refusal=module.encode_refusal,
+        encode_stream_error=module.encode_stream_error,
+        ping=module.PING,
+    )
 
 
-class _Reply(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw()
+def _provider(module: ModuleType) -> ProviderHalf:
+    return ProviderHalf(
+        encode_call=module.encode_call,
+        decode_reply=module.decode_reply,
+        stream_decoder=module.StreamDecoder,
+        error_message=getattr(module, "error_message", json_error_message),
+    )
 
 
-_decode_reply = msgspec.json.Decoder(_Reply).decode
-_slices = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_encode = msgspec.json.Encoder().encode
+FORMATS: dict[WireFormat, ClientHalf] = {
+    WireFormat.OPENAI_CHAT: _client(openai_chat, lambda envelope, model, stream: openai_chat.check_call(envelope)),
+    WireFormat.ANTHROPIC_MESSAGES: _client(anthropic_messages, facts.messages_facts),
+}
+"""What clients speak."""
 
-_BRIDGES: dict[tuple[WireFormat, WireFormat], Bridge] = {
-    (WireFormat.OPENAI_CHAT, WireFormat.OPENAI_CHAT): ChatPassthrough(),
+PROVIDERS: dict[WireFormat, ProviderHalf] = {
+    WireFormat.OPENAI_CHAT: _provider(openai_chat),
+    WireFormat.ANTHROPIC_MESSAGES: _provider(anthropic_messages),
+}
+"""What providers speak."""
+
+PASSTHROUGHS: dict[WireFormat, Bridge] = {
+    WireFormat.OPENAI_CHAT: ChatPassthrough(),
+    WireFormat.ANTHROPIC_MESSAGES: NativePassthrough(
+        FORMATS[WireFormat.ANTHROPIC_MESSAGES], PROVIDERS[WireFormat.ANTHROPIC_MESSAGES], ("max_tokens",)
+    ),
 }
 
 
-def bridge(client: WireFormat, upstream: WireFormat) -> Bridge:
-    return _BRIDGES[client, upstream]
-
-
-def _asking_for_usage(options: msgspec.Raw | None) -> bytes:
-    """The client's stream_options with usage asked for."""
-    if options is None or bytes(options) == b"null":
-        return b'{"include_usage":true}'
-    fields = _slices(options)
-    fields["include_usage"] = msgspec.Raw(b"true")
-    return _encode(fields)
+def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp) -> Bridge:
+    """The bridge for one attempt. A provider whose dialect needs more than fields renamed is translated even from its own
+    format."""
+    provider = deployment.provider
+    if client is provider.wire_format and not provider.quirks.rewritten:
+        return PASSTHROUGHS[client]
+    return Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)

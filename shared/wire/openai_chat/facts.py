@@ -21,6 +21,7 @@ Refusals are OpenAI error objects, `{"error": {"message", "type", "param", "code
     overloaded             server_error            gateway_overloaded
     not_ready              server_error            gateway_not_ready
     provider_refused       invalid_request_error   provider_refused
+    context_length         invalid_request_error   context_length_exceeded
     provider_error         server_error            provider_error
     provider_unreachable   server_error            provider_unreachable
     provider_timeout       server_error            provider_timeout
@@ -72,6 +73,7 @@ ERRORS: dict[Reason, tuple[str, str]] = {
     Reason.OVERLOADED: ("server_error", "gateway_overloaded"),
     Reason.NOT_READY: ("server_error", "gateway_not_ready"),
     Reason.PROVIDER_REFUSED: ("invalid_request_error", "provider_refused"),
+    Reason.CONTEXT_LENGTH: ("invalid_request_error", "context_length_exceeded"),
     Reason.PROVIDER_ERROR: ("server_error", "provider_error"),
     Reason.PROVIDER_UNREACHABLE: ("server_error", "provider_unreachable"),
     Reason.PROVIDER_TIMEOUT: ("server_error", "provider_timeout"),

@@ -1,0 +1,276 @@
+"""Anthropic Messages' streams, both ways. Every event has a name, equal to its data's type; blocks are sequential."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from shared.domain.usage import Usage
+from shared.wire import sse
+from shared.wire.anthropic_messages.reply import (
+    REASONS,
+    STOPS,
+    block_part,
+    blocks_of,
+    message_head,
+    read_usage,
+    signature_block,
+    thinking_block,
+    tool_name,
+    usage_object,
+)
+from shared.wire.canonical import (
+    Begin,
+    Delta,
+    End,
+    Event,
+    Failed,
+    Media,
+    Parts,
+    Stamp,
+    Start,
+    Stop,
+    Stopped,
+    Text,
+    Thinking,
+    ToolCall,
+    Used,
+)
+from shared.wire.reply import MalformedReply
+
+
+class StreamDecoder:
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self._parts = Parts()
+        self._signature = ""
+        self._usage: dict[str, Any] = {}
+        self._stop: Stopped | None = None
+        self._given = ""
+        self.done = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        events: list[Event] = []
+        for _, data in self._splitter.feed(chunk):
+            if data is not None and data.strip():
+                events += self._data(data)
+        if self._splitter.overflown:
+            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
+        return events
+
+    def close(self) -> list[Event]:
+        last = self._splitter.close()
+        events: list[Event] = []
+        if last is not None and last[1] is not None:
+            try:
+                events += self._data(last[1])
+            except MalformedReply:  # half an event
+                events = []
+        if self._stop is not None:
+            events += [*self._parts.end(), self._stop]
+            self._stop = None
+        return events
+
+    def _data(self, data: bytes) -> list[Event]:
+        if self.done:
+            return []
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            event = None
+        if type(event) is not dict:
+            raise MalformedReply("sent an event that is not a JSON object")
+        match event.get("type"):
+            case "message_start":
+                return self._start(_object(event.get("message")))
+            case "content_block_start":
+                return self._begin(_object(event.get("content_block")))
+            case "content_block_delta":
+                return self._delta(_object(event.get("delta")))
+            case "content_block_stop":
+                return self._end()
+            case "message_delta":
+                return self._message_delta(event)
+            case "message_stop":
+                self.done = True
+                return []
+            case "error":
+                self.done = True
+                message = _object(event.get("error")).get("message")
+                return [Failed(message if type(message) is str else "an error", data)]
+        return []
+
+    def _start(self, message: dict[str, Any]) -> list[Event]:
+        self._usage = _object(message.get("usage"))
+        model = message.get("model")
+        return [Start(model if type(model) is str else None, read_usage(self._usage))]
+
+    def _begin(self, block: dict[str, Any]) -> list[Event]:
+        self._signature = str(block.get("signature") or "")
+        match block.get("type"):
+            case "text":
+                events = self._parts.begin(Text(""))
+                text = block.get("text")
+                return [*events, self._parts.more(text)] if type(text) is str and text else events
+            case "thinking":
+                return self._parts.begin(Thinking())
+            case "tool_use":
+                given = block.get("input")
+                self._given = orjson.dumps(given).decode() if given else ""
+                return self._parts.begin(ToolCall(id=str(block.get("id") or ""), name=str(block.get("name") or "")))
+            case "redacted_thinking":
+                part = block_part(block)
+                return self._parts.whole(part) if part is not None else []
+        return self._parts.end()
+
+    def _delta(self, delta: dict[str, Any]) -> list[Event]:
+        kind = delta.get("type")
+        if kind == "signature_delta":
+            self._signature += str(delta.get("signature") or "")
+            return []
+        text = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}.get(str(kind))
+        piece = delta.get(text) if text is not None else None
+        if type(piece) is not str or not piece or self._parts.open is None:
+            return []
+        return [self._parts.more(piece)]
+
+    def _end(self) -> list[Event]:
+        opened = self._parts.open
+        if isinstance(opened, ToolCall) and not self._parts.content():
+            return [self._parts.more(self._given or "{}"), *self._parts.end()]
+        if isinstance(opened, Thinking) and self._signature:
+            return self._parts.end(signature=self._signature, origin="anthropic")
+        return self._parts.end()
+
+    def _message_delta(self, event: dict[str, Any]) -> list[Event]:
+        delta = _object(event.get("delta"))
+        reason, sequence = delta.get("stop_reason"), delta.get("stop_sequence")
+        if type(reason) is str:
+            known = sequence if type(sequence) is str else None
+            self._stop = Stopped(STOPS.get(reason, Stop.END), 0, known)
+        given = {name: value for name, value in _object(event.get("usage")).items() if value is not None}
+        self._usage = self._usage | given
+        usage = read_usage(self._usage)
+        return [Used(usage)] if usage is not None else []
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if type(value) is dict else {}
+
+
+def named(event: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+
+
+_FIELDS: dict[Any, bytes] = {
+    Text: b'{"type":"text_delta","text":',
+    Thinking: b'{"type":"thinking_delta","thinking":',
+    ToolCall: b'{"type":"input_json_delta","partial_json":',
+}
+
+
+class StreamEncoder:
+    """`message_delta` waits for the usage, which most providers tell last; so it is written by close()."""
+
+    def __init__(self, stamp: Stamp) -> None:
+        self._stamp = stamp
+        self._started = False
+        self._index = -1
+        self._open: type[Any] | None = None
+        self._delta_head = b""
+        self._sent = False
+        self._custom: list[str] | None = None
+        self._usage = Usage()
+        self._stop: Stopped | None = None
+
+    def feed(self, event: Event) -> bytes:
+        match event:
+            case Delta():
+                return self._delta(event.text)
+            case Begin():
+                return self._start() + self._begin(event.part)
+            case End():
+                return self._end(event.part)
+            case Start():
+                if event.usage is not None:
+                    self._usage = event.usage
+                return self._start()
+            case Used():
+                self._usage = event.usage
+            case Stopped():
+                self._stop = event
+        return b""
+
+    def close(self) -> bytes:
+        stop = self._stop or Stopped(Stop.END)
+        delta = {"stop_reason": REASONS[stop.stop], "stop_sequence": stop.stop_sequence}
+        last = {"type": "message_delta", "delta": delta, "usage": usage_object(self._usage)}
+        return self._start() + named(last) + named({"type": "message_stop"})
+
+    def _start(self) -> bytes:
+        if self._started:
+            return b""
+        self._started = True
+        usage = usage_object(self._usage) | {"output_tokens": 1 if self._usage.output_tokens else 0}
+        message = message_head(self._stamp) | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+        return named({"type": "message_start", "message": message})
+
+    def _begin(self, part: Text | Media | Thinking | ToolCall) -> bytes:
+        self._sent, self._custom, self._open = False, None, None
+        if isinstance(part, Media):
+            return b"".join([self._whole(block) for block in blocks_of(part, self._stamp)])
+        if isinstance(part, Thinking) and (part.redacted or not self._stamp.show_thinking):
+            return b""
+        out = b"".join([self._whole(block) for block in signature_block(part)]) if isinstance(part, ToolCall) else b""
+        self._open = type(part)
+        if isinstance(part, ToolCall):
+            block: dict[str, Any] = {"type": "tool_use", "id": part.id, "name": tool_name(part), "input": {}}
+            self._custom = [] if part.custom else None
+        elif isinstance(part, Thinking):
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+        else:
+            block = {"type": "text", "text": ""}
+        return out + self._block_start(block)
+
+    def _block_start(self, block: dict[str, Any]) -> bytes:
+        self._index += 1
+        field = _FIELDS[self._open] if self._open is not None else b""
+        self._delta_head = (
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":' % self._index + field
+        )
+        return named({"type": "content_block_start", "index": self._index, "content_block": block})
+
+    def _whole(self, block: dict[str, Any]) -> bytes:
+        return self._block_start(block) + self._block_stop()
+
+    def _block_stop(self) -> bytes:
+        return named({"type": "content_block_stop", "index": self._index})
+
+    def _delta(self, text: str) -> bytes:
+        if self._open is None or not text:
+            return b""
+        if self._custom is not None:
+            self._custom.append(text)
+            return b""
+        self._sent = True
+        return self._delta_head + orjson.dumps(text) + b"}}\n\n"
+
+    def _end(self, part: Text | Media | Thinking | ToolCall) -> bytes:
+        if isinstance(part, Media):
+            return b""
+        out = b""
+        if self._open is None:
+            if isinstance(part, Thinking) and part.signature:
+                return self._whole(
+                    thinking_block(part if part.redacted else Thinking(signature=part.signature, origin=part.origin))
+                )
+            return b""
+        if self._custom is not None:
+            text, self._custom = "".join(self._custom), None
+            out = self._delta(orjson.dumps({"input": text}).decode())
+        if isinstance(part, Thinking):
+            delta = {"type": "signature_delta", "signature": thinking_block(part)["signature"]}
+            out += named({"type": "content_block_delta", "index": self._index, "delta": delta})
+        self._open = None
+        return out + self._block_stop()
