@@ -213,6 +213,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     sends them on; every other lists them as dropped."""
     extra: dict[str, Any] = {}
     """Fields that the client's format does not know: meant for the provider, and passed on (`safe_prompt`)."""
+    left_out: tuple[str, ...] = ()
+    """The client's fields that decoding left out, because only its own vendor could serve them (hosted tools)."""
     names: dict[str, str] = {}
     """The hub's word → the client's field, where they differ: refusals speak the client's language."""
 

@@ -83,7 +83,7 @@ class Translation:
             decoded = replace(decoded, max_tokens=output_cap)
         encoded = self._provider.encode_call(decoded, deployment.model, deployment.provider.quirks)
         self._names = encoded.names
-        return encoded.body, list(encoded.dropped)
+        return encoded.body, [*encoded.dropped, *decoded.left_out]
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""

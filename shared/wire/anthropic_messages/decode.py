@@ -66,6 +66,7 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
         stop=tuple(fields.texts(values, "stop_sequences")),
         output=_output(config),
         reasoning=_reasoning(values, config),
+        left_out=tuple(path[:-1] for path, raw in fields.tables(values, "tools") if _hosted(raw)),
         user=fields.text(metadata, "user_id", "metadata."),
         service_tier={"standard_only": "default"}.get(tier := fields.text(values, "service_tier") or "", tier) or None,
         stream=bool(fields.flag(values, "stream") if stream is None else stream),
@@ -225,7 +226,7 @@ def _tools(values: Values) -> tuple[Tool, ...]:
     """Client tools. Server tools (with a dated type) and placeholders of deferred ones exist at Anthropic only."""
     tools = []
     for path, raw in fields.tables(values, "tools"):
-        if raw.get("type") not in (None, "custom") or raw.get("defer_loading"):
+        if _hosted(raw):
             continue
         tools.append(
             Tool(
@@ -237,6 +238,10 @@ def _tools(values: Values) -> tuple[Tool, ...]:
             )
         )
     return tuple(tools)
+
+
+def _hosted(raw: Values) -> bool:
+    return raw.get("type") not in (None, "custom") or raw.get("defer_loading") is True
 
 
 def _tool_choice(choice: Values) -> ToolChoice:
