@@ -21,6 +21,12 @@ Handler = Callable[[web.BaseRequest, Node], Awaitable[web.StreamResponse]]
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": inference.chat},
+    "/v1/completions": {"POST": inference.completions},
+    "/v1/embeddings": {"POST": inference.embeddings},
+    "/v1/images/generations": {"POST": inference.images},
+    "/v1/moderations": {"POST": inference.moderations},
+    "/v1/rerank": {"POST": inference.rerank},
+    "/v1/audio/speech": {"POST": inference.speech},
     "/v1/messages": {"POST": inference.messages},
     "/v1/messages/count_tokens": {"POST": counting.messages},
     "/v1/models": {"GET": models.every_model},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
-from shared.wire.codec import FORMATS
+from shared.wire.codec import read_facts
 from shared.wire.envelope import open_envelope
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ async def accept(x: Exchange) -> None:
     body = await x.arrival.read_body()
     x.body_bytes = len(body)
     x.envelope = open_envelope(body)
-    x.call = FORMATS[x.arrival.wire_format].facts(x.envelope, x.arrival.model, x.arrival.stream)
+    x.call = read_facts(x.arrival.wire_format, x.arrival.operation.value, x.envelope, x.arrival.model, x.arrival.stream)
 
 
 def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:

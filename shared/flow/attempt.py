@@ -62,13 +62,15 @@ def encode(x: Exchange) -> UpstreamRequest:
     assert reservation is not None
     arrival = x.arrival
     stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model)
-    x.bridge = bridge(arrival.wire_format, deployment, stamp)
     try:
+        x.bridge = bridge(arrival.wire_format, deployment, stamp, arrival.operation.value)
         body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
     except Refused:
         x.outcome = Outcome.REJECTED
         raise
-    endpoint = "chat_stream" if x.call.stream and "chat_stream" in deployment.provider.endpoints else "chat"
+    endpoint = arrival.operation.value
+    if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
+        endpoint += "_stream"
     same = arrival.wire_format is deployment.provider.wire_format
     return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
 

@@ -42,7 +42,15 @@ Headers = dict[str, str]
 
 
 class Operation(StrEnum):
+    """What is asked of a model; the names are those of a provider's endpoints (providers/catalogue)."""
+
     CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    IMAGES = "images"
+    MODERATIONS = "moderations"
+    RERANK = "rerank"
+    SPEECH = "speech"
 
 
 class Sink(Protocol):

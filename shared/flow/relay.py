@@ -51,7 +51,8 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     x.outcome = Outcome.OK
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)
-    headers["Content-Type"] = "application/json"
+    speech = x.arrival.operation.value == "speech"
+    headers["Content-Type"] = response.headers.get("content-type", "audio/mpeg") if speech else "application/json"
     x.sink.reply(headers, reply.body)
 
 

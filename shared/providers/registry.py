@@ -22,8 +22,19 @@ from shared.domain.money import Price, usd_to_nano
 CATALOGUE = Path(__file__).parent / "catalogue"
 SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_TOKENS_OF_A_MODEL = 100_000_000
-ENDPOINTS = {"chat": "/chat/completions", "models": "/models"}
-MORE_ENDPOINTS = ("chat_stream", "count_tokens", "embeddings", "images", "transcriptions", "speech", "moderations", "rerank")
+ENDPOINTS = {
+    "chat": "/chat/completions",
+    "models": "/models",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+    "images": "/images/generations",
+    "moderations": "/moderations",
+    "rerank": "/rerank",
+    "speech": "/audio/speech",
+    "transcriptions": "/audio/transcriptions",
+}
+"""Where OpenAI and its imitators have their operations. A provider that lacks one answers so itself."""
+MORE_ENDPOINTS = ("chat_stream", "count_tokens")
 """`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own."""
 PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "reasoning", "request")
 
@@ -57,15 +68,16 @@ def parse(text: str, file: str) -> Provider:
     """One catalogue file. `file` is only for messages. Raises CatalogueError."""
     top = _Table.of(text, file)
     source, verified_on = top.optional_text("source") or "", top.day("verified_on")
+    wire_format = top.choice("wire_format", WireFormat, WireFormat.OPENAI_CHAT)
     provider = Provider(
         name=top.slug("name"),
         title=top.text("title"),
         prefix=top.slug("prefix"),
         aliases=tuple(top.slugs("aliases")),
         base_url=top.url("base_url"),
-        wire_format=top.choice("wire_format", WireFormat, WireFormat.OPENAI_CHAT),
+        wire_format=wire_format,
         auth=top.choice("auth", Auth, Auth.BEARER),
-        endpoints=_endpoints(top.table("endpoints")),
+        endpoints=_endpoints(top.table("endpoints"), openai=wire_format is WireFormat.OPENAI_CHAT),
         headers=_headers(top.table("headers")),
         quirks=_quirks(top.table("quirks")),
         data_policy=_data_policy(top.table("data_policy")),
@@ -77,10 +89,10 @@ def parse(text: str, file: str) -> Provider:
     return provider
 
 
-def _endpoints(table: _Table) -> dict[str, str]:
+def _endpoints(table: _Table, *, openai: bool) -> dict[str, str]:
     given = {name: table.path(name) for name in (*ENDPOINTS, *MORE_ENDPOINTS) if name in table.values}
     table.done()
-    return ENDPOINTS | given
+    return (ENDPOINTS if openai else {}) | given
 
 
 def _headers(table: _Table) -> dict[str, str]:

@@ -12,15 +12,15 @@ from typing import Any, Protocol
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import anthropic_messages, facts, openai_chat
+from shared.wire import anthropic_messages, facts, openai_chat, openai_json
 from shared.wire.canonical import Stamp
-from shared.wire.envelope import Envelope
+from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
 from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
-__all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge"]
+__all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "read_facts"]
 
 
 class Tap(Protocol):
@@ -104,10 +104,24 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
 }
 
 
-def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp) -> Bridge:
+def read_facts(client: WireFormat, operation: str, envelope: Envelope, model: str | None, stream: bool | None) -> ChatCall:
+    """What the gateway must know of a call. Raises Refused, naming the field."""
+    if operation == "chat":
+        return FORMATS[client].facts(envelope, model, stream)
+    return openai_json.FACTS[operation](envelope, model, stream)
+
+
+JSON_OPERATION, SPEECH = openai_json.JsonPassthrough(), openai_json.JsonPassthrough(json_answer=False)
+
+
+def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat") -> Bridge:
     """The bridge for one attempt. A provider whose dialect needs more than fields renamed is translated even from its own
-    format."""
+    format. Raises Refused when the provider has no such operation."""
     provider = deployment.provider
+    if operation != "chat":
+        if provider.wire_format is not WireFormat.OPENAI_CHAT or operation not in provider.endpoints:
+            raise invalid_field("model", f"{deployment.name} has no {operation} here: {provider.title} offers none.")
+        return SPEECH if operation == "speech" else JSON_OPERATION
     if client is provider.wire_format and not provider.quirks.rewritten:
         return PASSTHROUGHS[client]
     return Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)

@@ -15,7 +15,9 @@ import orjson
 
 from shared.domain.refusal import Reason, Refused, refuse
 
-GUARDED_FIELDS = frozenset({"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"})
+GUARDED_FIELDS = frozenset(
+    {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "max_output_tokens"}
+)
 """Fields that decide about routing and money. `Model` beside `model` would be read by case-blind parsers (Go's)."""
 
 MAX_FIELDS = 1000
