@@ -30,12 +30,23 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/messages": {"POST": inference.messages},
     "/v1/messages/count_tokens": {"POST": counting.messages},
     "/v1/models": {"GET": models.every_model},
+    "/v1beta/models": {"GET": models.every_model},
+    "/api/models/catalog": {"GET": models.catalogue},
+    "/api/v1/models": {"GET": models.every_model},
+    "/api/v1/chat/completions": {"POST": inference.chat},
+    "/api/v1/completions": {"POST": inference.completions},
+    "/api/v1/embeddings": {"POST": inference.embeddings},
+    "/api/v1/messages": {"POST": inference.messages},
+    "/api/v1/rerank": {"POST": inference.rerank},
     "/livez": {"GET": health.livez},
     "/readyz": {"GET": health.readyz},
     "/metrics": {"GET": health.metrics},
 }
 UNDER: dict[str, dict[str, Handler]] = {
     "/v1/models/": {"GET": models.one_model},
+    "/v1beta/models/": {"GET": models.one_model},
+    "/api/v1/models/": {"GET": models.one_model},
+    "/api/v1/model/": {"GET": models.one_model},
 }
 """Prefixes whose rest is an argument."""
 

@@ -1,61 +1,242 @@
-"""`GET /v1/models`: the models that the caller's key can name."""
+"""The models that the caller's key can name, in the dialect of whoever asks.
+
+One path has four dialects (`GET /v1/models`): Google's clients send `x-goog-api-key` or `?key=`, Anthropic's send
+`anthropic-version`, Codex sends `?client_version=`; everybody else gets OpenAI's list. That one is a superset: it has the keys
+that OpenRouter's strict SDKs and Anthropic's read as well.
+"""
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 
-from services.ingress.endpoint import credential_of
+from services.ingress.endpoint import credential_of, query_key
 from services.ingress.node import Node
-from shared.domain.catalogue import Deployment
-from shared.domain.refusal import Reason, refuse
+from shared.domain.catalogue import Capability, Deployment
+from shared.domain.refusal import Reason, Refused, refuse
 from shared.flow.accept import authenticate
 from shared.snapshot.snapshot import KeyEntry
 
-PREFIX = "/v1/models/"
+PREFIXES = ("/v1/models/", "/v1beta/models/", "/api/v1/models/", "/api/v1/model/")
+NO_DATE = "1970-01-01T00:00:00Z"
+NANO = 1_000_000_000
+PER_TOKEN = NANO * 1_000_000
+"""A price of nano-USD per million tokens, as USD per token."""
 
 
 async def every_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
-    """OpenAI's list: `{"object": "list", "data": [{"id", "object", "created", "owned_by"}, …]}`."""
+    """The list. Raises Refused."""
     key = caller(request, node)
     deployments = node.gateway.snapshot().models(key.principal.organisation_id)
-    return json({"object": "list", "data": [describe(deployment) for deployment in deployments]})
+    if of_google(request):
+        return json({"models": [google(deployment) for deployment in deployments]})
+    entries = [describe(deployment) for deployment in deployments]
+    listed: dict[str, Any] = {
+        "object": "list",
+        "data": entries,
+        "has_more": False,
+        "first_id": entries[0]["id"] if entries else None,
+        "last_id": entries[-1]["id"] if entries else None,
+        "links": {"next": None},
+        "total_count": len(entries),
+    }
+    if "client_version" in request.query:
+        listed["models"] = [codex(deployment, at) for at, deployment in enumerate(deployments)]
+    return json(listed)
 
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
-    """One entry of the list; the id's slash may come raw or as %2F."""
+    """One entry of the list, or its endpoints (OpenRouter); the id's slash may come raw or as %2F. Raises Refused."""
     key = caller(request, node)
-    name = unquote(request.path.removeprefix(PREFIX))
-    snapshot, organisation_id = node.gateway.snapshot(), key.principal.organisation_id
-    deployment = snapshot.deployment(name, organisation_id)
+    name = unquote(next(request.path.removeprefix(prefix) for prefix in PREFIXES if request.path.startswith(prefix)))
+    wanted, _, tail = name.rpartition("/")
+    name = wanted if tail == "endpoints" else name
+    deployment = node.gateway.snapshot().deployment(name, key.principal.organisation_id)
     if deployment is None:
-        raise refuse(
-            Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here. GET /v1/models lists yours.",
-            field="model", retry=False,
-        )  # fmt: skip
-    return json(describe(deployment))
+        raise unknown(name)
+    if tail == "endpoints":
+        return json({"data": describe(deployment) | {"endpoints": [endpoint(deployment)]}})
+    return json(google(deployment) if of_google(request) else describe(deployment))
+
+
+def unknown(name: str) -> Refused:
+    return refuse(
+        Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here. GET /v1/models lists yours.",
+        field="model", retry=False,
+    )  # fmt: skip
+
+
+async def catalogue(request: web.BaseRequest, node: Node) -> web.StreamResponse:
+    """`GET /api/models/catalog`: the models by provider, each with its type."""
+    key = caller(request, node)
+    grouped: dict[str, dict[str, Any]] = {}
+    for deployment in node.gateway.snapshot().models(key.principal.organisation_id):
+        provider = deployment.provider
+        group = grouped.setdefault(provider.name, {"provider": provider.name, "title": provider.title, "models": []})
+        group["models"].append(describe(deployment) | {"type": kind_of(deployment)})
+    return json({"object": "list", "data": list(grouped.values())})
 
 
 def caller(request: web.BaseRequest, node: Node) -> KeyEntry:
     headers = request.headers
-    return authenticate(node.gateway, node.gateway.snapshot(), credential_of(headers.get("Authorization"), headers))
+    credential = credential_of(headers.get("Authorization"), headers, query_key(request))
+    return authenticate(node.gateway, node.gateway.snapshot(), credential)
 
 
-def describe(deployment: Deployment) -> dict[str, object]:
+def of_google(request: web.BaseRequest) -> bool:
+    return "x-goog-api-key" in request.headers or "key" in request.query or request.path.startswith("/v1beta/")
+
+
+def kind_of(deployment: Deployment) -> str:
+    return "embedding" if Capability.EMBEDDINGS in deployment.model.capabilities else "chat"
+
+
+def describe(deployment: Deployment) -> dict[str, Any]:
+    """One model for OpenAI's, Anthropic's and OpenRouter's clients at once."""
     model = deployment.model
-    entry: dict[str, object] = {
-        "id": deployment.name,
+    name = deployment.name
+    inputs = ["text"]
+    if Capability.VISION in model.capabilities:
+        inputs.append("image")
+    if Capability.AUDIO_INPUT in model.capabilities:
+        inputs.append("audio")
+    return {
+        "id": name,
         "object": "model",
+        "type": "model",
         "created": 0,
+        "created_at": NO_DATE,
         "owned_by": deployment.provider.name,
+        "display_name": name,
+        "name": name,
+        "canonical_slug": name,
+        "context_length": model.context_tokens or 0,
+        "max_output_tokens": model.max_output_tokens,
+        "architecture": {
+            "input_modalities": inputs,
+            "output_modalities": ["text"],
+            "modality": f"{'+'.join(inputs)}->text",
+        },
+        "pricing": pricing(deployment),
+        "top_provider": {
+            "is_moderated": False,
+            "context_length": model.context_tokens,
+            "max_completion_tokens": model.max_output_tokens,
+        },
+        "per_request_limits": None,
+        "supported_parameters": parameters(deployment),
+        "default_parameters": None,
+        "supported_voices": None,
+        "links": {"details": f"/api/v1/models/{name}/endpoints"},
+    }
+
+
+def pricing(deployment: Deployment) -> dict[str, str]:
+    """USD per token, as text. An unknown price is told as -1, OpenRouter's way of saying that it varies."""
+    price = deployment.model.price
+    if price is None:
+        return {"prompt": "-1", "completion": "-1"}
+    told = {"prompt": usd(price.input_nano_per_mtok), "completion": usd(price.output_nano_per_mtok)}
+    if price.cache_read_nano_per_mtok is not None:
+        told["input_cache_read"] = usd(price.cache_read_nano_per_mtok)
+    if price.cache_write_nano_per_mtok is not None:
+        told["input_cache_write"] = usd(price.cache_write_nano_per_mtok)
+    return told
+
+
+def usd(nano_per_mtok: int) -> str:
+    return f"{nano_per_mtok // PER_TOKEN}.{nano_per_mtok % PER_TOKEN:015d}".rstrip("0").rstrip(".")
+
+
+def parameters(deployment: Deployment) -> list[str]:
+    """OpenRouter's names of what the model takes."""
+    capabilities = deployment.model.capabilities
+    names = ["max_tokens", "temperature", "top_p", "stop", "seed"]
+    if Capability.TOOLS in capabilities:
+        names += ["tools", "tool_choice", "parallel_tool_calls"]
+    if Capability.JSON_SCHEMA in capabilities:
+        names += ["response_format", "structured_outputs"]
+    if Capability.REASONING in capabilities:
+        names += ["reasoning", "include_reasoning", "reasoning_effort"]
+    return names
+
+
+def endpoint(deployment: Deployment) -> dict[str, Any]:
+    """OpenRouter's entry of one endpoint."""
+    model, provider = deployment.model, deployment.provider
+    return {
+        "name": f"{provider.title} | {deployment.name}",
+        "model_id": deployment.name,
+        "model_name": deployment.name,
+        "context_length": model.context_tokens or 0,
+        "pricing": pricing(deployment),
+        "provider_name": provider.title,
+        "tag": provider.name,
+        "quantization": None,
+        "max_completion_tokens": model.max_output_tokens,
+        "max_prompt_tokens": None,
+        "supported_parameters": parameters(deployment),
+        "supports_implicit_caching": False,
+        "supports_tool_choice": dict.fromkeys(("auto", "function", "none", "required"), Capability.TOOLS in model.capabilities),
+        "supports_voice_cloning": False,
+        "status": 0,
+        "uptime_last_5m": None,
+        "uptime_last_30m": None,
+        "uptime_last_1d": None,
+        "latency_last_30m": None,
+        "throughput_last_30m": None,
+    }
+
+
+def google(deployment: Deployment) -> dict[str, Any]:
+    model = deployment.model
+    methods = (
+        ["embedContent"] if kind_of(deployment) == "embedding" else ["generateContent", "streamGenerateContent", "countTokens"]
+    )
+    entry: dict[str, Any] = {
+        "name": f"models/{deployment.name}",
+        "displayName": deployment.name,
+        "supportedGenerationMethods": methods,
     }
     if model.context_tokens is not None:
-        entry["context_length"] = model.context_tokens
+        entry["inputTokenLimit"] = model.context_tokens
     if model.max_output_tokens is not None:
-        entry["max_output_tokens"] = model.max_output_tokens
+        entry["outputTokenLimit"] = model.max_output_tokens
     return entry
+
+
+def codex(deployment: Deployment, priority: int) -> dict[str, Any]:
+    """What Codex wants to know of a model that it does not know: plain function tools, no grammars, no hosted ones."""
+    reasons = Capability.REASONING in deployment.model.capabilities
+    levels = [{"effort": effort, "description": effort} for effort in ("low", "medium", "high")] if reasons else []
+    return {
+        "slug": deployment.name,
+        "display_name": deployment.name,
+        "description": f"{deployment.model.model_id} at {deployment.provider.title}",
+        "default_reasoning_level": "medium" if reasons else None,
+        "supported_reasoning_levels": levels,
+        "shell_type": "unified_exec",
+        "visibility": "list",
+        "supported_in_api": True,
+        "priority": priority,
+        "availability_nux": None,
+        "upgrade": None,
+        "base_instructions": "You are a coding agent that works in the user's terminal.",
+        "default_reasoning_summary": "none",
+        "supports_reasoning_summaries": False,
+        "support_verbosity": False,
+        "default_verbosity": None,
+        "apply_patch_tool_type": None,
+        "web_search_tool_type": "text",
+        "truncation_policy": {"mode": "tokens", "limit": 10_000},
+        "supports_parallel_tool_calls": True,
+        "context_window": deployment.model.context_tokens or 128_000,
+        "experimental_supported_tools": [],
+        "input_modalities": ["text", "image"] if Capability.VISION in deployment.model.capabilities else ["text"],
+    }
 
 
 def json(value: object) -> web.Response:

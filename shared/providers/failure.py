@@ -159,7 +159,8 @@ def in_own_words(refusal: Refusal, failure: Failure, said: str | None) -> Refusa
         return refusal
     usable = said is not None and LOOKS_SECRET.search(said.encode()) is None
     message = said if usable and said is not None else refusal.message
-    too_long = failure.status in (400, 413, 422) and TOO_LONG.search(message) is not None
+    told = b"context_length_exceeded" in failure.body or TOO_LONG.search(message) is not None
+    too_long = told and failure.status in (400, 413, 422)
     return msgspec.structs.replace(
         refusal, raw_body=None, message=message[:2000], reason=Reason.CONTEXT_LENGTH if too_long else refusal.reason
     )
