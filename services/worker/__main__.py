@@ -32,6 +32,7 @@ from services.worker.usage import UsageConsumer, refuses_data
 from shared.settings import Settings, SettingsError
 from shared.store import keys, postgres, queue
 from shared.store.redis import client
+from shared.store.secrets import SecretError, Vault
 from shared.telemetry import log as logs
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def main() -> None:
         settings = Settings.from_environment()
         if not settings.database_url or not settings.redis_url:
             raise SettingsError("DATABASE_URL and REDIS_URL must be set")
-    except SettingsError as error:
+        Vault.from_secret(settings.secret())  # nothing starts without one that is usable
+    except (SettingsError, SecretError) as error:
         sys.exit(f"worker: {error}")
     logs.configure(settings.log_level)
     uvloop.run(run(settings))
