@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-dev ## our CPU per call beside a bare aiohttp pass-thr
 
 soak: $(VENV)/.installed-dev ## the slow tests
 	$(BIN)/pytest -m soak $(ARGS)
+	CODEC_EXAMPLES_TIMES=100 $(BIN)/pytest -n 2 --timeout 3600 tests/wire/test_every_codec.py
 
 lock: ## write the lock files anew (needs uv)
 	for extras in ":" "-embedded:--extra embedded" "-dev:--extra embedded --extra dev"; do \
