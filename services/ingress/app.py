@@ -43,6 +43,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/metrics": {"GET": health.metrics},
 }
 UNDER: dict[str, dict[str, Handler]] = {
+    inference.PROVIDERS: {"POST": inference.at_provider},
     "/v1/models/": {"GET": models.one_model},
     "/v1beta/models/": {"GET": models.one_model},
     "/api/v1/models/": {"GET": models.one_model},

@@ -31,10 +31,11 @@ async def serve(
     *,
     model: str | None = None,
     stream: bool | None = None,
+    provider: str | None = None,
 ) -> web.StreamResponse:
     """Run one call. Cancelled when the client disconnects: the flow closes the upstream and books what was used.
 
-    `model` and `stream` are those of the URL, in formats that have them there.
+    `model`, `stream` and `provider` are those of the URL, where it has them.
     """
     sink = HttpSink(request, streams, wire_format)
     headers = request.headers
@@ -47,6 +48,7 @@ async def serve(
         read_body=lambda: read_body(request, gateway.settings),
         model=model,
         stream=stream,
+        provider=provider,
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
     x = begin(gateway, arrival, sink)

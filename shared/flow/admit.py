@@ -43,6 +43,8 @@ def resolve(x: Exchange) -> Deployment:
     """The deployment that the requested name stands for. A name is `prefix/model-id`."""
     name, organisation_id = x.call.model, x.key.principal.organisation_id
     deployment = x.snapshot.deployment(name, organisation_id)
+    if x.arrival.provider is not None:
+        deployment = within(x, x.arrival.provider, deployment)
     if deployment is None:
         near = x.snapshot.suggestions(name, organisation_id)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -51,6 +53,20 @@ def resolve(x: Exchange) -> Deployment:
             field="model", retry=False,
         )  # fmt: skip
     return deployment
+
+
+def within(x: Exchange, provider: str, found: Deployment | None) -> Deployment | None:
+    """The model at this provider: `found` if it is one of its own, or the one that the name means without a prefix."""
+    if found is not None and provider in (found.provider.name, found.connection.prefix, *found.provider.aliases):
+        return found
+    here = x.snapshot.deployment(f"{provider}/{x.call.model}", x.key.principal.organisation_id)
+    if here is None and found is not None:
+        raise refuse(
+            Reason.INVALID_FIELD, 400,
+            f"{x.call.model[:200]!r} is a model of {found.provider.name}, not of {provider[:100]!r}.",
+            field="model", retry=False,
+        )  # fmt: skip
+    return here
 
 
 def ask(x: Exchange) -> Ask:

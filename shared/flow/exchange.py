@@ -78,6 +78,8 @@ class Arrival:
     read_body: Callable[[], Awaitable[bytes]]
     model: str | None = None
     """From the URL, where the format has it there."""
+    provider: str | None = None
+    """From the URL of a provider's own route: models of others are refused, and its prefix may be left out."""
     stream: bool | None = None
     headers: tuple[tuple[str, str], ...] = ()
     """The client's own that go on to a provider of the same format (anthropic-beta)."""
