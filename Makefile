@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up test lint types layers unit bench soak clean lock
+.PHONY: help up test test-clients lint types layers unit bench soak clean lock
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 up: $(VENV)/.installed ## install what is missing, start everything on this machine, print URL and key
 	@exec $(BIN)/waystation up $(ARGS)
@@ -26,7 +26,17 @@ layers: $(VENV)/.installed-dev ## import-linter: dependencies point one way
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev ## pytest on two processes
-	$(BIN)/pytest -n 2 -m "not soak" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not soak and not clients" $(ARGS)
+
+CLIENTS := tests/clients/npm
+OFFLINE := $(shell unshare -n sh -c 'ip link set lo up' 2>/dev/null && echo unshare -n)
+
+test-clients: $(VENV)/.installed-dev $(CLIENTS)/node_modules/.installed ## the command line clients from npm, cut off from the network where that can be done
+	$(OFFLINE) sh -c '$(if $(OFFLINE),ip link set lo up && )exec $(BIN)/pytest -m clients $(ARGS)'
+
+$(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json
+	cd $(CLIENTS) && npm ci --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 bench: $(VENV)/.installed-dev ## our CPU per call beside a bare aiohttp pass-through's
 	$(BIN)/python -m tests.bench.run
