@@ -21,6 +21,7 @@ Handler = Callable[[web.BaseRequest, Node], Awaitable[web.StreamResponse]]
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": inference.chat},
+    "/v1/responses": {"POST": inference.responses},
     "/v1/completions": {"POST": inference.completions},
     "/v1/embeddings": {"POST": inference.embeddings},
     "/v1/images/generations": {"POST": inference.images},
@@ -34,6 +35,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/api/models/catalog": {"GET": models.catalogue},
     "/api/v1/models": {"GET": models.every_model},
     "/api/v1/chat/completions": {"POST": inference.chat},
+    "/api/v1/responses": {"POST": inference.responses},
     "/api/v1/completions": {"POST": inference.completions},
     "/api/v1/embeddings": {"POST": inference.embeddings},
     "/api/v1/messages": {"POST": inference.messages},

@@ -48,8 +48,14 @@ def speech(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse
     return serve(request, node.gateway, node.streams, Operation.SPEECH, WireFormat.OPENAI_CHAT)
 
 
+def responses(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+    """`POST /v1/responses` (OpenAI)."""
+    return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_RESPONSES)
+
+
 AT_PROVIDER: dict[str, tuple[Operation, WireFormat]] = {
     "chat/completions": (Operation.CHAT, WireFormat.OPENAI_CHAT),
+    "responses": (Operation.CHAT, WireFormat.OPENAI_RESPONSES),
     "messages": (Operation.CHAT, WireFormat.ANTHROPIC_MESSAGES),
     "completions": (Operation.COMPLETIONS, WireFormat.OPENAI_CHAT),
     "embeddings": (Operation.EMBEDDINGS, WireFormat.OPENAI_CHAT),

@@ -426,6 +426,8 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     """As the client asked for it."""
     include_usage: bool = True
     show_thinking: bool = True
+    call: Call | None = None
+    """The call that is answered, for formats that echo it."""
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True):

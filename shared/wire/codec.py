@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import anthropic_messages, facts, openai_chat, openai_json
+from shared.wire import anthropic_messages, facts, openai_chat, openai_json, openai_responses
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
@@ -86,21 +86,27 @@ def _provider(module: ModuleType) -> ProviderHalf:
 
 FORMATS: dict[WireFormat, ClientHalf] = {
     WireFormat.OPENAI_CHAT: _client(openai_chat, lambda envelope, model, stream: openai_chat.check_call(envelope)),
+    WireFormat.OPENAI_RESPONSES: _client(openai_responses, facts.responses_facts),
     WireFormat.ANTHROPIC_MESSAGES: _client(anthropic_messages, facts.messages_facts),
 }
 """What clients speak."""
 
 PROVIDERS: dict[WireFormat, ProviderHalf] = {
     WireFormat.OPENAI_CHAT: _provider(openai_chat),
+    WireFormat.OPENAI_RESPONSES: _provider(openai_responses),
     WireFormat.ANTHROPIC_MESSAGES: _provider(anthropic_messages),
 }
 """What providers speak."""
 
+
+def _native(wire_format: WireFormat, *cap: str, model_in_body: bool = True) -> NativePassthrough:
+    return NativePassthrough(FORMATS[wire_format], PROVIDERS[wire_format], cap, model_in_body=model_in_body)
+
+
 PASSTHROUGHS: dict[WireFormat, Bridge] = {
     WireFormat.OPENAI_CHAT: ChatPassthrough(),
-    WireFormat.ANTHROPIC_MESSAGES: NativePassthrough(
-        FORMATS[WireFormat.ANTHROPIC_MESSAGES], PROVIDERS[WireFormat.ANTHROPIC_MESSAGES], ("max_tokens",)
-    ),
+    WireFormat.OPENAI_RESPONSES: _native(WireFormat.OPENAI_RESPONSES, "max_output_tokens"),
+    WireFormat.ANTHROPIC_MESSAGES: _native(WireFormat.ANTHROPIC_MESSAGES, "max_tokens"),
 }
 
 

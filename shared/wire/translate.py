@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ from shared.wire.canonical import (
     Stamp,
     Start,
     Stopped,
+    Tool,
     ToolCall,
     Used,
 )
@@ -71,25 +72,25 @@ class Translation:
 
     def __init__(self, client: ClientHalf, provider: ProviderHalf, stamp: Stamp) -> None:
         self._client, self._provider, self._stamp = client, provider, stamp
-        self._names: Mapping[str, str] = {}
+        self._tools = Tools((), {})
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
         decoded = self._client.decode_call(orjson.loads(envelope.body), model=call.model, stream=call.stream)
         shown = decoded.reasoning is None or decoded.reasoning.show is not False
-        self._stamp = replace(self._stamp, include_usage=decoded.include_usage, show_thinking=shown)
+        self._stamp = replace(self._stamp, include_usage=decoded.include_usage, show_thinking=shown, call=decoded)
         if output_cap is not None:
             decoded = replace(decoded, max_tokens=output_cap)
         encoded = self._provider.encode_call(decoded, deployment.model, deployment.provider.quirks)
-        self._names = encoded.names
+        self._tools = Tools(decoded.tools, encoded.names)
         return encoded.body, [*encoded.dropped, *decoded.left_out]
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""
         reply = self._provider.decode_reply(body)
-        if self._names:
-            reply = replace(reply, choices=tuple(self._renamed(choice) for choice in reply.choices))
+        if self._tools:
+            reply = replace(reply, choices=tuple(self._restored(choice) for choice in reply.choices))
         finish = reply.choices[0].stop.value if reply.choices else None
         return ReplyFacts(body=self._client.encode_reply(reply, self._stamp), usage=reply.usage, finish_reason=finish)
 
@@ -97,7 +98,7 @@ class Translation:
         return TranslatingTap(
             self._provider.stream_decoder(),
             self._client.stream_encoder(self._stamp),
-            self._names,
+            self._tools,
             self._client.encode_stream_error,
         )
 
@@ -107,14 +108,45 @@ class Translation:
     def provider_message(self, body: bytes) -> str | None:
         return self._provider.error_message(body)
 
-    def _renamed(self, choice: Choice) -> Choice:
-        parts = tuple(named(part, self._names) if isinstance(part, ToolCall) else part for part in choice.parts)
+    def _restored(self, choice: Choice) -> Choice:
+        parts = tuple(self._tools.restored(part) if isinstance(part, ToolCall) else part for part in choice.parts)
         return replace(choice, parts=parts)
 
 
-def named(part: ToolCall, names: Mapping[str, str]) -> ToolCall:
-    """The call under the client's own name of the tool."""
-    return replace(part, name=names.get(part.name, part.name))
+class Tools:
+    """The way back from tools as the provider knows them to the client's own: names, namespaces, custom tools."""
+
+    def __init__(self, tools: Sequence[Tool], names: Mapping[str, str]) -> None:
+        self._names = names
+        self._namespaced = {f"{tool.namespace}__{tool.name}": tool for tool in tools if tool.namespace}
+        self._custom = {tool.name for tool in tools if tool.custom}
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._namespaced or self._custom)
+
+    def named(self, part: ToolCall) -> ToolCall:
+        """Under the client's own name. A custom tool's call is marked as one."""
+        name = self._names.get(part.name, part.name)
+        tool = self._namespaced.get(name)
+        if tool is not None:
+            part = replace(part, name=tool.name, namespace=tool.namespace)
+        elif name != part.name:
+            part = replace(part, name=name)
+        return replace(part, custom=True) if part.name in self._custom else part
+
+    def restored(self, part: ToolCall) -> ToolCall:
+        """The whole call. A custom tool that travelled as a function gives up its one string."""
+        made = self.named(part)
+        return replace(made, arguments=_input(part.arguments)) if made.custom and not part.custom else made
+
+
+def _input(arguments: str) -> str:
+    try:
+        given = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+    text = given.get("input") if type(given) is dict else None
+    return text if type(text) is str else arguments
 
 
 class TranslatingTap:
@@ -122,10 +154,10 @@ class TranslatingTap:
 
     terminator = b""
 
-    def __init__(
-        self, decoder: Decoder, encoder: Encoder, names: Mapping[str, str], encode_error: Callable[[Refusal], bytes]
-    ) -> None:
-        self._decoder, self._encoder, self._names, self._encode_error = decoder, encoder, names, encode_error
+    def __init__(self, decoder: Decoder, encoder: Encoder, tools: Tools, encode_error: Callable[[Refusal], bytes]) -> None:
+        self._decoder, self._encoder, self._tools, self._encode_error = decoder, encoder, tools, encode_error
+        self._withheld = False
+        """The open part is a custom tool's call that travels as JSON: it can be given out only when it is whole."""
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.error: bytes | None = None
@@ -163,8 +195,22 @@ class TranslatingTap:
                 self.error = event.raw or b"{}"
                 message = f"The provider failed in the middle of its answer: {event.message[:300]}"
                 return self._encode_error(Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message))
-            case Begin() | End() if self._names and isinstance(event.part, ToolCall):
-                event = replace(event, part=named(event.part, self._names))
+        return self._restored(event) if self._tools else self._encoder.feed(event)
+
+    def _restored(self, event: Event) -> bytes:
+        match event:
+            case Begin(part=ToolCall() as part):
+                made = self._tools.named(part)
+                self._withheld = made.custom and not part.custom
+                return self._encoder.feed(replace(event, part=made))
+            case Delta() if self._withheld:
+                return b""
+            case End(part=ToolCall() as part):
+                made = self._tools.restored(part)
+                text = Delta(event.index, made.arguments, event.choice)
+                before = self._encoder.feed(text) if self._withheld else b""
+                self._withheld = False
+                return before + self._encoder.feed(replace(event, part=made))
         return self._encoder.feed(event)
 
 

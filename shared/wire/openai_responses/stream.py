@@ -1,0 +1,309 @@
+"""OpenAI Responses' streams, both ways: named events, each with its type and a sequence number; no `[DONE]`.
+
+Codex takes text and tool calls from `response.output_item.done` and needs `response.completed`, so whole items are sent again
+there, under the same ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from msgspec.structs import replace
+
+from shared.domain.usage import Usage
+from shared.wire import sse
+from shared.wire.canonical import (
+    Begin,
+    Delta,
+    End,
+    Event,
+    Failed,
+    Media,
+    Parts,
+    Stamp,
+    Start,
+    Stop,
+    Stopped,
+    Text,
+    Thinking,
+    ToolCall,
+    Used,
+)
+from shared.wire.openai_responses.reply import (
+    INCOMPLETE,
+    call_part,
+    content_part,
+    item_of,
+    item_parts,
+    read_usage,
+    reasoning_part,
+    response_object,
+    stop_of,
+)
+from shared.wire.reply import MalformedReply
+
+
+class StreamDecoder:
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self._parts = Parts()
+        self._stop: Stopped | None = None
+        self._done = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        events: list[Event] = []
+        for _, data in self._splitter.feed(chunk):
+            if data is not None and data.strip():
+                events += self._data(data)
+        if self._splitter.overflown:
+            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
+        return events
+
+    def close(self) -> list[Event]:
+        events: list[Event] = []
+        last = self._splitter.close()
+        if last is not None and last[1] is not None:
+            try:
+                events += self._data(last[1])
+            except MalformedReply:  # half an event
+                events = []
+        if self._stop is not None:
+            events += [*self._parts.end(), self._stop]
+            self._stop = None
+        return events
+
+    def _data(self, data: bytes) -> list[Event]:
+        if self._done or data.lstrip().startswith(b"[DONE]"):
+            return []
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            event = None
+        if type(event) is not dict:
+            raise MalformedReply("sent an event that is not a JSON object")
+        kind = event.get("type")
+        match kind:
+            case "response.created":
+                model = _object(event.get("response")).get("model")
+                return [Start(model if type(model) is str else None)]
+            case "response.output_item.added":
+                return self._added(_object(event.get("item")))
+            case "response.output_text.delta":
+                return self._parts.text(_text(event.get("delta")), event.get("logprobs") or None)
+            case "response.refusal.delta":
+                return self._parts.text(_text(event.get("delta")), refusal=True)
+            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
+                return self._thought(_text(event.get("delta")))
+            case "response.reasoning_summary_part.added":
+                return self._thought("\n\n") if self._parts.content() else []
+            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
+                delta = _text(event.get("delta"))
+                return [self._parts.more(delta)] if delta and isinstance(self._parts.open, ToolCall) else []
+            case "response.output_item.done":
+                return self._item_done(_object(event.get("item")))
+            case "response.completed" | "response.incomplete":
+                return self._completed(_object(event.get("response")))
+            case "response.failed" | "error":
+                return self._failed(event, data)
+        return []
+
+    def _thought(self, text: str) -> list[Event]:
+        return [self._parts.more(text)] if text and isinstance(self._parts.open, Thinking) else self._parts.thinking(text)
+
+    def _added(self, item: dict[str, Any]) -> list[Event]:
+        match item.get("type"):
+            case "function_call":
+                return self._parts.begin(replace(call_part(item, "arguments"), arguments=""))
+            case "custom_tool_call":
+                return self._parts.begin(replace(call_part(item, "input"), arguments=""))
+            case "reasoning":
+                return self._parts.begin(Thinking())
+        return self._parts.end()
+
+    def _item_done(self, item: dict[str, Any]) -> list[Event]:
+        """The whole item: what its deltas did not say is said now."""
+        opened = self._parts.open
+        match item.get("type"):
+            case "function_call" | "custom_tool_call" if isinstance(opened, ToolCall):
+                whole = call_part(item, "input" if opened.custom else "arguments")
+                return self._completed_part(whole.arguments)
+            case "reasoning":
+                whole_thought = reasoning_part(item)
+                if not isinstance(opened, Thinking):
+                    return self._parts.whole(whole_thought) if whole_thought.signature or whole_thought.text else []
+                events = self._rest(whole_thought.text)
+                redacted = whole_thought.signature is not None and not self._parts.content()
+                return events + self._parts.end(
+                    signature=whole_thought.signature,
+                    origin=whole_thought.origin,
+                    item_id=whole_thought.item_id,
+                    redacted=redacted,
+                )
+            case "message":
+                if isinstance(opened, Text):
+                    return self._parts.end()
+                return [event for part in item_parts(item) if not self._said(part) for event in self._parts.whole(part)]
+            case "image_generation_call":
+                return [event for part in item_parts(item) for event in self._parts.whole(part)]
+        return self._parts.end()
+
+    def _said(self, part: Text | Media | Thinking | ToolCall) -> bool:
+        return bool(self._parts.parts) and self._parts.parts[-1] == part
+
+    def _rest(self, whole: str) -> list[Event]:
+        said = self._parts.content()
+        return [self._parts.more(whole[len(said) :])] if whole.startswith(said) and len(whole) > len(said) else []
+
+    def _completed_part(self, whole: str) -> list[Event]:
+        return [*self._rest(whole), *self._parts.end()]
+
+    def _completed(self, response: dict[str, Any]) -> list[Event]:
+        events = self._parts.end()
+        self._stop = Stopped(stop_of(response, self._parts.parts))
+        usage = read_usage(response.get("usage"))
+        return [*events, Used(usage)] if usage is not None else events
+
+    def _failed(self, event: dict[str, Any], data: bytes) -> list[Event]:
+        self._done = True
+        error = _object(_object(event.get("response")).get("error")) or event
+        return [Failed(_text(error.get("message")) or "an error", data)]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if type(value) is dict else {}
+
+
+def _text(value: Any) -> str:
+    return value if type(value) is str else ""
+
+
+class StreamEncoder:
+    """The terminal event waits for the usage, which most providers tell last; so it is written by close()."""
+
+    def __init__(self, stamp: Stamp) -> None:
+        self._stamp = stamp
+        self._sequence = 0
+        self._started = False
+        self._items: list[dict[str, Any]] = []
+        self._open: dict[str, Any] | None = None
+        self._part: Text | Media | Thinking | ToolCall | None = None
+        self._hidden = False
+        self._head = b""
+        self._usage: Usage | None = None
+        self._stop = Stop.END
+
+    def feed(self, event: Event) -> bytes:
+        match event:
+            case Delta():
+                return self._delta(event.text)
+            case Begin():
+                return self._start() + self._begin(event.part)
+            case End():
+                return self._end(event.part)
+            case Start():
+                self._usage = event.usage or self._usage
+                return self._start()
+            case Used():
+                self._usage = event.usage
+            case Stopped():
+                self._stop = event.stop
+        return b""
+
+    def close(self) -> bytes:
+        out = self._start()
+        kind = "response.incomplete" if self._stop in INCOMPLETE else "response.completed"
+        response = response_object(self._stamp, self._items, self._stop, self._usage or Usage())
+        return out + self._event(kind, response=response)
+
+    def _start(self) -> bytes:
+        if self._started:
+            return b""
+        self._started = True
+        response = response_object(self._stamp, [], None, None)
+        return self._event("response.created", response=response) + self._event("response.in_progress", response=response)
+
+    def _event(self, kind: str, **fields: Any) -> bytes:
+        body = {"type": kind, "sequence_number": self._sequence, **fields}
+        self._sequence += 1
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(body))
+
+    def _place(self) -> dict[str, Any]:
+        assert self._open is not None
+        return {"item_id": self._open["id"], "output_index": len(self._items)}
+
+    def _begin(self, part: Text | Media | Thinking | ToolCall) -> bytes:
+        """Every part is an item of its own: its index is its place in the final output."""
+        self._part = part
+        self._hidden = isinstance(part, Media) or (isinstance(part, Thinking) and not self._stamp.show_thinking)
+        if self._hidden:
+            return b""
+        self._open = item_of(part, len(self._items), self._stamp, "in_progress")
+        out = self._event("response.output_item.added", output_index=len(self._items), item=self._open)
+        place = self._place()
+        match part:
+            case Text():
+                empty = content_part(part)
+                out += self._event("response.content_part.added", **place, content_index=0, part=empty)
+                kind, more = (
+                    ("refusal", {"content_index": 0}) if part.refusal else ("output_text", {"content_index": 0, "logprobs": []})
+                )
+            case Thinking():
+                empty = {"type": "summary_text", "text": ""}
+                out += self._event("response.reasoning_summary_part.added", **place, summary_index=0, part=empty)
+                kind, more = "reasoning_summary_text", {"summary_index": 0}
+            case _:
+                custom = isinstance(part, ToolCall) and part.custom
+                kind, more = "custom_tool_call_input" if custom else "function_call_arguments", {}
+        name = f"response.{kind}.delta"
+        fixed = orjson.dumps({"type": name, **place, **more})[:-1]
+        self._head = b"event: %b\ndata: %b" % (name.encode(), fixed)
+        return out
+
+    def _delta(self, text: str) -> bytes:
+        if self._hidden or not text:
+            return b""
+        self._sequence += 1
+        return b'%b,"sequence_number":%d,"delta":%b}\n\n' % (self._head, self._sequence - 1, orjson.dumps(text))
+
+    def _end(self, part: Text | Media | Thinking | ToolCall) -> bytes:
+        if self._hidden:
+            return self._unseen(part)
+        place = self._place()
+        match part:
+            case Text():
+                whole = content_part(part)
+                if part.refusal:
+                    out = self._event("response.refusal.done", **place, content_index=0, refusal=part.text)
+                else:
+                    out = self._event("response.output_text.done", **place, content_index=0, text=part.text, logprobs=[])
+                out += self._event("response.content_part.done", **place, content_index=0, part=whole)
+            case Thinking():
+                whole = {"type": "summary_text", "text": part.text}
+                out = self._event("response.reasoning_summary_text.done", **place, summary_index=0, text=part.text)
+                out += self._event("response.reasoning_summary_part.done", **place, summary_index=0, part=whole)
+            case ToolCall() if part.custom:
+                out = self._event("response.custom_tool_call_input.done", **place, input=part.arguments)
+            case ToolCall():
+                out = self._event("response.function_call_arguments.done", **place, arguments=part.arguments, name=part.name)
+            case _:
+                out = b""
+        return out + self._item_done(part)
+
+    def _item_done(self, part: Text | Media | Thinking | ToolCall) -> bytes:
+        item = item_of(part, len(self._items), self._stamp)
+        if self._open is not None:
+            item["id"] = self._open["id"]
+        out = self._event("response.output_item.done", output_index=len(self._items), item=item)
+        self._items.append(item)
+        self._open = None
+        return out
+
+    def _unseen(self, part: Text | Media | Thinking | ToolCall) -> bytes:
+        """Images, and reasoning that the client did not want to see but must send back."""
+        self._hidden = False
+        if isinstance(part, Thinking) and part.signature is None:
+            return b""
+        self._open = item_of(part, len(self._items), self._stamp, "in_progress")
+        out = self._event("response.output_item.added", output_index=len(self._items), item=self._open)
+        return out + self._item_done(part)
