@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.connect import TOOLS, Target
 from tests.hosts.cluster import Cluster
 
 pytestmark = pytest.mark.clients
 
 INSTALLED = Path(__file__).parent / "npm" / "node_modules"
 CLAUDE = INSTALLED / "@anthropic-ai" / "claude-code-linux-x64" / "claude"
+CODEX = INSTALLED / "@openai" / "codex-linux-x64" / "vendor" / "x86_64-unknown-linux-musl" / "bin" / "codex"
 OPENCODE = INSTALLED / "opencode-linux-x64" / "bin" / "opencode"
 
 
@@ -101,3 +103,19 @@ async def test_opencode(cluster: Cluster, tmp_path: Path, dialect: str, model: s
     assert out.strip()
     if model == "lab/chat":
         assert "run it" in out
+
+
+@pytest.mark.parametrize(("model", "calls"), [("lab/chat", 1), ("lab/tools", 2)])
+async def test_codex(cluster: Cluster, tmp_path: Path, model: str, calls: int) -> None:
+    """Configured as `waystation connect codex` does it."""
+    advice = TOOLS["codex"](Target(cluster.url(), cluster.key, model))
+    path = tmp_path / str(advice.path)
+    path.parent.mkdir(parents=True)
+    path.write_text('approval_policy = "never"\nsandbox_mode = "danger-full-access"\n' + advice.text)
+    code, out, errors = await run(
+        CODEX, "exec", "--skip-git-repo-check", "run it", home=tmp_path, variables=dict(advice.variables)
+    )  # fmt: skip
+    assert code == 0, out + errors
+    assert out.strip()
+    assert len(cluster.provider.requests) >= calls
+    await cluster.booked(calls)
