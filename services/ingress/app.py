@@ -46,8 +46,9 @@ ROUTES: dict[str, dict[str, Handler]] = {
 }
 UNDER: dict[str, dict[str, Handler]] = {
     inference.PROVIDERS: {"POST": inference.at_provider},
-    "/v1/models/": {"GET": models.one_model},
-    "/v1beta/models/": {"GET": models.one_model},
+    "/v1/models/": {"GET": models.one_model, "POST": inference.gemini},
+    "/v1beta/models/": {"GET": models.one_model, "POST": inference.gemini},
+    "/v1alpha/models/": {"POST": inference.gemini},
     "/api/v1/models/": {"GET": models.one_model},
     "/api/v1/model/": {"GET": models.one_model},
 }
@@ -78,6 +79,8 @@ def dialect(request: web.BaseRequest) -> WireFormat:
     """Whose error format a caller reads, when no endpoint has said so."""
     if request.path.startswith("/v1/messages") or "anthropic-version" in request.headers:
         return WireFormat.ANTHROPIC_MESSAGES
+    if models.of_google(request) or request.path.startswith(inference.GEMINI[0]) or "x-goog-api-key" in request.headers:
+        return WireFormat.GEMINI
     return WireFormat.OPENAI_CHAT
 
 

@@ -30,6 +30,12 @@ async def messages(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     return web.Response(body=msgspec.json.encode({"input_tokens": tokens}), content_type="application/json")
 
 
+async def gemini(request: web.BaseRequest, node: Node, model: str) -> web.StreamResponse:
+    """`POST …/models/{model}:countTokens` (Google): `{"totalTokens": N}`."""
+    tokens = await counted(request, node, WireFormat.GEMINI, model=model)
+    return web.Response(body=msgspec.json.encode({"totalTokens": tokens}), content_type="application/json")
+
+
 async def counted(request: web.BaseRequest, node: Node, wire_format: WireFormat, **url: Any) -> int:
     """An estimate of the call's input tokens. Raises Refused."""
     gateway, headers = node.gateway, request.headers
@@ -39,6 +45,9 @@ async def counted(request: web.BaseRequest, node: Node, wire_format: WireFormat,
     envelope = open_envelope(body)
     if wire_format is WireFormat.ANTHROPIC_MESSAGES and "max_tokens" not in envelope.fields:
         envelope = open_envelope(orjson.dumps(orjson.loads(body) | {"max_tokens": 1}))
+    if wire_format is WireFormat.GEMINI and "contents" not in envelope.fields:  # it may be a whole call, wrapped
+        whole = orjson.loads(body).get("generateContentRequest")
+        envelope = open_envelope(orjson.dumps(whole if type(whole) is dict else {}))
     call = FORMATS[wire_format].facts(envelope, url.get("model"), False)
     media = call.media
     pieces = media.images + media.audio + media.files

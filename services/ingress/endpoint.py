@@ -32,6 +32,7 @@ async def serve(
     model: str | None = None,
     stream: bool | None = None,
     provider: str | None = None,
+    sse: bool = True,
 ) -> web.StreamResponse:
     """Run one call. Cancelled when the client disconnects: the flow closes the upstream and books what was used.
 
@@ -49,6 +50,7 @@ async def serve(
         model=model,
         stream=stream,
         provider=provider,
+        sse=sse,
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
     x = begin(gateway, arrival, sink)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from urllib.parse import unquote
 
 from aiohttp import web
 
+from services.ingress import counting
 from services.ingress.endpoint import serve
 from services.ingress.node import Node
 from shared.domain.catalogue import WireFormat
@@ -51,6 +53,35 @@ def speech(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse
 def responses(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
     """`POST /v1/responses` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_RESPONSES)
+
+
+GEMINI = ("/v1beta/models/", "/v1/models/", "/v1alpha/models/")
+GEMINI_VERBS = {"generateContent": False, "streamGenerateContent": True}
+
+
+async def gemini(request: web.BaseRequest, node: Node) -> web.StreamResponse:
+    """`POST /v1beta/models/{model}:generateContent`, `:streamGenerateContent` (Google): model and verb are in the URL."""
+    model, verb = of_gemini(request)
+    if verb == "countTokens":
+        return await counting.gemini(request, node, model)
+    if verb not in GEMINI_VERBS:
+        raise refuse(Reason.UNKNOWN_URL, 404, f"There is no {verb[:60]!r} here for Gemini's clients.", retry=False)
+    sse = request.query.get("alt") == "sse"
+    stream = GEMINI_VERBS[verb]
+    return await serve(
+        request, node.gateway, node.streams, Operation.CHAT, WireFormat.GEMINI,
+        model=model, stream=stream, sse=sse or not stream,
+    )  # fmt: skip
+
+
+def of_gemini(request: web.BaseRequest) -> tuple[str, str]:
+    """Model and verb of `…/models/{model}:{verb}`; slashes in the model may come raw or as %2F. Raises Refused (404)."""
+    path = request.path
+    tail = unquote(next((path.removeprefix(prefix) for prefix in GEMINI if path.startswith(prefix)), ""))
+    model, colon, verb = tail.removeprefix("models/").rpartition(":")
+    if not colon or not model:
+        raise refuse(Reason.UNKNOWN_URL, 404, f"There is nothing at {path[:200]!r}.", retry=False)
+    return model, verb
 
 
 AT_PROVIDER: dict[str, tuple[Operation, WireFormat]] = {

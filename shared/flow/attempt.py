@@ -61,7 +61,7 @@ def encode(x: Exchange) -> UpstreamRequest:
     deployment, reservation = x.deployment, x.reservation
     assert reservation is not None
     arrival = x.arrival
-    stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model)
+    stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model, sse=arrival.sse)
     try:
         x.bridge = bridge(arrival.wire_format, deployment, stamp, arrival.operation.value)
         body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)

@@ -78,6 +78,8 @@ class Arrival:
     read_body: Callable[[], Awaitable[bytes]]
     model: str | None = None
     """From the URL, where the format has it there."""
+    sse: bool = True
+    """Whether a stream shall be server-sent events: Gemini's clients may want one JSON array."""
     provider: str | None = None
     """From the URL of a provider's own route: models of others are refused, and its prefix may be left out."""
     stream: bool | None = None

@@ -19,6 +19,8 @@ from shared.wire.codec import MalformedReply, Tap
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
+STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream")
+"""Content types of providers' streams."""
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -57,7 +59,7 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
 
 
 async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+    if not response.headers.get("content-type", "").startswith(STREAMS):
         body = await read_quietly(response)
         raise attempt.refused(x, malformed("no event stream", response, body))
     tap = x.bridge.tap(hide_usage=not x.call.include_usage)
@@ -71,7 +73,7 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
                 if not tap.events:
                     continue
                 raise_if_error_came_first(x, tap)
-                await x.sink.start(answer_headers(x) | SSE_HEADERS)
+                await x.sink.start(answer_headers(x) | stream_headers(x))
             if held:
                 out, held = held, b""
                 await x.sink.write(out)
@@ -109,7 +111,7 @@ async def finish_stream(x: Exchange, tap: Tap, held: bytes) -> None:
         await cut_stream(x, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
         return
     if not x.sink.started:
-        await x.sink.start(answer_headers(x) | SSE_HEADERS)
+        await x.sink.start(answer_headers(x) | stream_headers(x))
     if tail:
         await x.sink.write(tail)
 
@@ -157,6 +159,10 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     if x.event is not None and not x.event.unpriced:
         headers["x-waystation-cost-usd"] = usd_text(x.event.cost_nano_usd)
     return headers
+
+
+def stream_headers(x: Exchange) -> dict[str, str]:
+    return SSE_HEADERS if x.arrival.sse else SSE_HEADERS | {"Content-Type": "application/json; charset=utf-8"}
 
 
 def usd_text(nano: int) -> str:

@@ -70,7 +70,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float)
         failure_class=failure_class,
         message=f"answered {status}",
         status=status,
-        retry_after_s=retry_after_s(headers, now_s),
+        retry_after_s=retry_after_s(headers, now_s) or google_retry_delay_s(body),
         body=body[:MOST_BODY],
     )
 
@@ -88,6 +88,15 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(wait_s, 0.0), MOST_RETRY_AFTER_S) if wait_s == wait_s else None
+
+
+RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,6}(?:\.\d{1,9})?)s"')
+
+
+def google_retry_delay_s(body: bytes) -> float | None:
+    """Google says it in the error's details: `{"@type": "…RetryInfo", "retryDelay": "38s"}`."""
+    match = RETRY_DELAY.search(body[:MOST_BODY])
+    return None if match is None else min(float(match[1]), MOST_RETRY_AFTER_S)
 
 
 def consequence(failure: Failure, provider: str) -> Refusal:

@@ -139,6 +139,11 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI Responses: auto, concise or detailed."""
 
     @property
+    def asked(self) -> bool:
+        """Whether the client said how much; else it only said what it wants to see."""
+        return self.effort is not None or self.budget_tokens is not None
+
+    @property
     def off(self) -> bool:
         return self.effort == "none" or self.budget_tokens == 0
 
@@ -426,6 +431,8 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     """As the client asked for it."""
     include_usage: bool = True
     show_thinking: bool = True
+    sse: bool = True
+    """Gemini: server-sent events, else one JSON array."""
     call: Call | None = None
     """The call that is answered, for formats that echo it."""
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import anthropic_messages, facts, openai_chat, openai_json, openai_responses
+from shared.wire import anthropic_messages, facts, gemini, openai_chat, openai_json, openai_responses
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
@@ -88,6 +88,7 @@ FORMATS: dict[WireFormat, ClientHalf] = {
     WireFormat.OPENAI_CHAT: _client(openai_chat, lambda envelope, model, stream: openai_chat.check_call(envelope)),
     WireFormat.OPENAI_RESPONSES: _client(openai_responses, facts.responses_facts),
     WireFormat.ANTHROPIC_MESSAGES: _client(anthropic_messages, facts.messages_facts),
+    WireFormat.GEMINI: _client(gemini, facts.gemini_facts),
 }
 """What clients speak."""
 
@@ -95,6 +96,7 @@ PROVIDERS: dict[WireFormat, ProviderHalf] = {
     WireFormat.OPENAI_CHAT: _provider(openai_chat),
     WireFormat.OPENAI_RESPONSES: _provider(openai_responses),
     WireFormat.ANTHROPIC_MESSAGES: _provider(anthropic_messages),
+    WireFormat.GEMINI: _provider(gemini),
 }
 """What providers speak."""
 
@@ -107,6 +109,7 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
     WireFormat.OPENAI_CHAT: ChatPassthrough(),
     WireFormat.OPENAI_RESPONSES: _native(WireFormat.OPENAI_RESPONSES, "max_output_tokens"),
     WireFormat.ANTHROPIC_MESSAGES: _native(WireFormat.ANTHROPIC_MESSAGES, "max_tokens"),
+    WireFormat.GEMINI: _native(WireFormat.GEMINI, "generationConfig", "maxOutputTokens", model_in_body=False),
 }
 
 
@@ -128,6 +131,6 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
         if provider.wire_format is not WireFormat.OPENAI_CHAT or operation not in provider.endpoints:
             raise invalid_field("model", f"{deployment.name} has no {operation} here: {provider.title} offers none.")
         return SPEECH if operation == "speech" else JSON_OPERATION
-    if client is provider.wire_format and not provider.quirks.rewritten:
+    if client is provider.wire_format and stamp.sse and not provider.quirks.rewritten:
         return PASSTHROUGHS[client]
     return Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)

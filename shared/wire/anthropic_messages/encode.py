@@ -190,7 +190,7 @@ class _Encoder:
     def thinking(self) -> bool:
         """Whether this call may think. Not while a tool is forced, nor over a tool call whose own thinking is lost."""
         asked = self.call.reasoning
-        if asked is None or asked.off:
+        if asked is None or asked.off or not asked.asked:
             return False
         forced = self.call.tool_choice is not None and self.call.tool_choice.mode in ("any", "tool")
         room = self.modern or self.max_tokens > LEAST_BUDGET

@@ -234,7 +234,7 @@ class _Encoder:
             return
         known = bool(self.model.capabilities - {Capability.TEXT})
         if known and Capability.REASONING not in self.model.capabilities:
-            if not asked.off:
+            if asked.asked and not asked.off:
                 self.dropped.append(self.call.named("reasoning"))
             return
         body.update(self.thinking(asked))
@@ -244,7 +244,8 @@ class _Encoder:
         effort = asked.as_effort(cap)
         match self.quirks.reasoning:
             case "none":
-                self.dropped.append(self.call.named("reasoning"))
+                if asked.asked and not asked.off:
+                    self.dropped.append(self.call.named("reasoning"))
                 return {}
             case "object":
                 wanted: dict[str, Any] = {}

@@ -149,7 +149,7 @@ class _Encoder:
             body["include"] = ["message.output_text.logprobs"]
         self.output(body)
         asked = call.reasoning
-        if asked is not None:
+        if asked is not None and (asked.asked or asked.summary):
             effort = asked.as_effort(call.max_tokens or self.model.max_output_tokens)
             wanted = {"effort": effort, "summary": asked.summary or (None if asked.show is False or asked.off else "auto")}
             body["reasoning"] = {name: value for name, value in wanted.items() if value is not None}

@@ -1,0 +1,148 @@
+"""Schema (pure): JSON Schema bent to what Gemini's function declarations and response schemas take, and back.
+
+Gemini's subset is OpenAPI 3.0's: no `$ref`, no `const`, no type arrays, enums of strings only, `nullable` in place of null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+KEPT = frozenset(
+    {
+        "type", "format", "title", "description", "nullable", "enum", "items", "minItems", "maxItems", "properties",
+        "propertyOrdering", "required", "minProperties", "maxProperties", "minimum", "maximum", "minLength", "maxLength",
+        "pattern", "example", "anyOf", "default",
+    }
+)  # fmt: skip
+MOST_DEPTH = 24
+NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+"""Keywords whose keys are names, not keywords."""
+
+
+def subset(schema: Schema) -> Schema:
+    """The schema within Gemini's subset. What cannot be said is said less strictly, never wrongly."""
+    definitions = {**_table(schema.get("definitions")), **_table(schema.get("$defs"))}
+    return _subset(schema, definitions, (), 0)
+
+
+def _subset(schema: Any, definitions: Schema, seen: tuple[str, ...], depth: int) -> Schema:
+    if type(schema) is not dict or depth > MOST_DEPTH:
+        return {}
+    reference = schema.get("$ref")
+    if type(reference) is str:
+        name = reference.rpartition("/")[2]
+        if name in seen or name not in definitions:
+            return {"type": "object"}
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        return _subset({**_table(definitions[name]), **rest}, definitions, (*seen, name), depth + 1)
+    schema = _merged(schema)
+    made: Schema = {}
+    for key, value in schema.items():
+        match key:
+            case "properties":
+                inner = {name: _subset(each, definitions, seen, depth + 1) for name, each in _table(value).items()}
+                if inner:
+                    made[key] = inner
+            case "items":
+                made[key] = _subset(value, definitions, seen, depth + 1) if type(value) is dict else {}
+            case "anyOf" | "oneOf":
+                _any_of(made, [_subset(each, definitions, seen, depth + 1) for each in value if _is_type(each)], value)
+            case "const":
+                made["enum"] = [str(value)]
+            case "exclusiveMinimum" | "exclusiveMaximum":
+                if type(value) in (int, float):
+                    made[key[9:].lower()] = value
+            case _ if key in KEPT:
+                made[key] = value
+    return _tidy(made)
+
+
+def _any_of(made: Schema, options: list[Schema], given: Any) -> None:
+    """Alternatives; a null among them is `nullable`, and a single one that is left is the schema itself."""
+    if type(given) is list and len(options) < len(given):
+        made["nullable"] = True
+    if len(options) == 1:
+        made.update({key: value for key, value in options[0].items() if key not in made})
+    elif options:
+        made["anyOf"] = options
+
+
+def _is_type(each: Any) -> bool:
+    return type(each) is dict and each.get("type") != "null"
+
+
+def _merged(schema: Schema) -> Schema:
+    """`allOf` folded into the schema that has it."""
+    parts = schema.get("allOf")
+    if type(parts) is not list:
+        return schema
+    made = {key: value for key, value in schema.items() if key != "allOf"}
+    for part in parts:
+        if type(part) is not dict:
+            continue
+        for key, value in part.items():
+            if key == "properties":
+                made[key] = {**_table(value), **_table(made.get(key))}
+            elif key == "required":
+                made[key] = list(dict.fromkeys([*made.get(key, []), *value]))
+            else:
+                made.setdefault(key, value)
+    return made
+
+
+def _tidy(made: Schema) -> Schema:
+    kinds = made.get("type")
+    if type(kinds) is list:
+        plain = [kind for kind in kinds if kind != "null"]
+        if len(plain) < len(kinds):
+            made["nullable"] = True
+        if len(plain) == 1:
+            made["type"] = plain[0]
+        else:
+            del made["type"]
+            made["anyOf"] = [{"type": kind} for kind in plain]
+    if "anyOf" in made:  # it must stand alone
+        return {key: value for key, value in made.items() if key in ("anyOf", "description", "nullable", "title")}
+    if type(made.get("enum")) is list:
+        made["enum"] = [str(value) for value in made["enum"] if value not in (None, "")]
+        made["type"] = "string"
+        if not made["enum"]:
+            del made["enum"]
+    if "type" not in made and "properties" in made:
+        made["type"] = "object"
+    if made.get("type") == "array" and not made.get("items"):
+        made["items"] = {"type": "object"}
+    if type(made.get("required")) is list:
+        known = made.get("properties", {})
+        made["required"] = [name for name in made["required"] if name in known]
+        if not made["required"]:
+            del made["required"]
+    return made
+
+
+def _table(value: Any) -> Schema:
+    return value if type(value) is dict else {}
+
+
+def lower_types(schema: Any) -> Any:
+    """Google's clients write types in capitals, also in JSON Schema (`"OBJECT"`): others want them small."""
+    if type(schema) is list:
+        return [lower_types(item) for item in schema]
+    if type(schema) is not dict:
+        return schema
+    made: Schema = {}
+    for key, value in schema.items():
+        if key == "type" and type(value) is str:
+            made[key] = value.lower()
+        elif key == "type" and type(value) is list:
+            made[key] = [kind.lower() if type(kind) is str else kind for kind in value]
+        elif key in NAMED and type(value) is dict:
+            made[key] = {name: lower_types(each) for name, each in value.items()}
+        elif key == "nullable":
+            continue
+        else:
+            made[key] = value if key in ("enum", "default", "example", "const") else lower_types(value)
+    if schema.get("nullable") is True and type(made.get("type")) is str:
+        made["type"] = [made["type"], "null"]
+    return made
