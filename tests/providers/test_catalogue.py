@@ -10,6 +10,15 @@ from shared.domain.catalogue import Auth, Provider
 from shared.providers.registry import CATALOGUE, load
 
 BASE_URLS = {
+    "anthropic": "https://api.anthropic.com/v1",
+    "azure": None,
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
+    "glm": "https://api.z.ai/api/paas/v4",
+    "minimax": "https://api.minimax.io/v1",
+    "perplexity": "https://api.perplexity.ai",
+    "qwen-api": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+    "scaleway": "https://api.scaleway.ai/v1",
+    "vertex": None,
     "cerebras": "https://api.cerebras.ai/v1",
     "custom": None,
     "deepseek": "https://api.deepseek.com",
