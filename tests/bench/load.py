@@ -23,9 +23,9 @@ def body(model: str, *, stream: bool) -> bytes:
     ).encode()
 
 
-def request(port: int, key: str, payload: bytes) -> bytes:
+def request(port: int, key: str, payload: bytes, path: str = "/v1/chat/completions") -> bytes:
     return (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: bench\r\n"
         f"Content-Length: {len(payload)}\r\n\r\n"
     ).encode() + payload

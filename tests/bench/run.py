@@ -21,6 +21,7 @@ import uvloop
 
 from tests.bench.load import Figures, body, load, request
 from tests.bench.stack import Stack
+from tests.bench.upstream import EVENTS
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
 CONNECTIONS = (1, 32, 128)
@@ -86,6 +87,32 @@ async def compare(stack: Stack, *, stream: bool) -> list[dict[str, object]]:
         rows.append(row)
         show(stream, row)
     return rows
+
+
+async def translated(stack: Stack) -> dict[str, object]:
+    """An Anthropic client at the provider of Chat's format, beside a Chat client there: CPU a call, and a streamed event."""
+    found: dict[str, object] = {"connections": 32}
+    for stream in (False, True):
+        payload = body("bench/bench", stream=stream)
+        plain = request(stack.gateway_port, stack.key, payload)
+        other = request(stack.gateway_port, stack.key, payload, "/v1/messages")
+        spent = {}
+        for name, message in (("passed", plain), ("translated", other)):
+            runs = [await measure(name, stack.gateway.pid, stack.gateway_port, message, 32) for _ in range(ROUNDS)]
+            assert not any(figures.errors for figures, _ in runs)
+            spent[name] = min(cpu_us for _, cpu_us in runs)
+        kind = "stream" if stream else "whole"
+        ratio = spent["translated"] / spent["passed"]
+        found |= {f"{kind}_{name}_cpu_us": round(cpu_us, 1) for name, cpu_us in spent.items()} | {
+            f"{kind}_ratio": round(ratio, 2)
+        }
+        events = f", {spent['passed'] / EVENTS:.1f} and {spent['translated'] / EVENTS:.1f} µs an event" if stream else ""
+        print(
+            f"{kind:6} Chat → Chat {spent['passed']:.1f} µs CPU, Messages → Chat {spent['translated']:.1f} µs: "
+            f"{ratio:.2f} times as much{events}",
+            flush=True,
+        )
+    return found
 
 
 def summary(
@@ -165,6 +192,7 @@ async def main() -> dict[str, object]:
             "commit": commit(),
             "whole": await compare(stack, stream=False),
             "stream": await compare(stack, stream=True),
+            "translated": await translated(stack),
             "idle": await idle_streams(stack),
         }
     return results

@@ -122,7 +122,7 @@ async def test_an_anthropic_client_passes_through_to_anthropic(cluster: Cluster)
 @pytest.mark.parametrize(
     ("provider", "error", "status", "code"),
     [
-        ("anthropic", {"type": "error", "error": {"type": "invalid_request_error", "message": "too big"}}, 400, "provider_refused"),
+        ("anthropic", {"type": "error", "error": {"type": "invalid_request_error", "message": "No."}}, 400, "provider_refused"),
         ("anthropic", {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 9 > 8"}},
          400, "context_length_exceeded"),
         ("gemini", {"error": {"code": 400, "message": "No.", "status": "INVALID_ARGUMENT"}}, 400, "provider_refused"),
