@@ -13,7 +13,7 @@ from services.ingress.live import LiveStreams
 from services.ingress.refusals import refusal_response
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refusal, Refused, refuse
-from shared.flow.exchange import Arrival, Gateway, Operation, begin, run
+from shared.flow.exchange import Arrival, Gateway, begin, run
 from shared.settings import Settings
 from shared.upstream.head import VALUE
 from shared.wire.codec import FORMATS
@@ -26,7 +26,7 @@ async def serve(
     request: web.BaseRequest,
     gateway: Gateway,
     streams: LiveStreams,
-    operation: Operation,
+    operation: str,
     wire_format: WireFormat,
     *,
     model: str | None = None,

@@ -84,7 +84,7 @@ def of_gemini(request: web.BaseRequest) -> tuple[str, str]:
     return model, verb
 
 
-AT_PROVIDER: dict[str, tuple[Operation, WireFormat]] = {
+AT_PROVIDER: dict[str, tuple[str, WireFormat]] = {
     "chat/completions": (Operation.CHAT, WireFormat.OPENAI_CHAT),
     "responses": (Operation.CHAT, WireFormat.OPENAI_RESPONSES),
     "messages": (Operation.CHAT, WireFormat.ANTHROPIC_MESSAGES),

@@ -15,18 +15,15 @@ class WireFormat(StrEnum):
     ANTHROPIC_MESSAGES = "anthropic-messages"
     GEMINI = "gemini"
     COHERE = "cohere"
-    BEDROCK = "bedrock"
 
 
 class Auth(StrEnum):
-    """How a credential travels. `bearer`: `Authorization: Bearer …`; `aws`: signed with SigV4, the credential being
-    `ACCESS_KEY:SECRET_KEY[:SESSION_TOKEN]`; `none`: not at all."""
+    """How a credential travels. `bearer`: `Authorization: Bearer …`; the headers are called as they are; `none`: not at all."""
 
     BEARER = "bearer"
     X_API_KEY = "x-api-key"
     X_GOOG_API_KEY = "x-goog-api-key"
     API_KEY = "api-key"
-    AWS = "aws"
     NONE = "none"
 
 
@@ -82,11 +79,12 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     developer_role: bool = False
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""
+    rewritten: bool = False
+    """Whether messages themselves must be rewritten, so that nothing can simply pass. Follows from the others."""
 
-    @property
-    def rewritten(self) -> bool:
-        """Whether messages themselves must be rewritten, so that nothing can simply pass."""
-        return bool(self.tool_ids or self.replay_needed or self.text_only_content or self.think_tags)
+    def __post_init__(self) -> None:
+        rewritten = bool(self.tool_ids or self.replay_needed or self.text_only_content or self.think_tags)
+        msgspec.structs.force_setattr(self, "rewritten", rewritten)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

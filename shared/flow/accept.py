@@ -30,7 +30,7 @@ async def accept(x: Exchange) -> None:
     body = await x.arrival.read_body()
     x.body_bytes = len(body)
     x.envelope = open_envelope(body)
-    x.call = read_facts(x.arrival.wire_format, x.arrival.operation.value, x.envelope, x.arrival.model, x.arrival.stream)
+    x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
 
 
 def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:

@@ -93,7 +93,7 @@ def ask(x: Exchange) -> Ask:
         provider=deployment.provider.name,
         connection=deployment.connection.name,
         model=name,
-        operation=x.arrival.operation.value,
+        operation=x.arrival.operation,
         stream=call.stream,
         outcome=Outcome.UNKNOWN,
         source=UsageSource.RESERVED,

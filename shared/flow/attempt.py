@@ -19,7 +19,7 @@ from shared.upstream.transport import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from shared.wire.codec import Stamp, bridge
+from shared.wire.codec import Bridge, Stamp, bridge, passing
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -61,18 +61,22 @@ def encode(x: Exchange) -> UpstreamRequest:
     deployment, reservation = x.deployment, x.reservation
     assert reservation is not None
     arrival = x.arrival
-    stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model, sse=arrival.sse)
+    endpoint = arrival.operation
     try:
-        x.bridge = bridge(arrival.wire_format, deployment, stamp, arrival.operation.value)
+        x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
         body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
     except Refused:
         x.outcome = Outcome.REJECTED
         raise
-    endpoint = arrival.operation.value
     if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
         endpoint += "_stream"
     same = arrival.wire_format is deployment.provider.wire_format
     return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
+
+
+def translating(x: Exchange, operation: str) -> Bridge:
+    stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model, sse=x.arrival.sse)
+    return bridge(x.arrival.wire_format, x.deployment, stamp, operation)
 
 
 def intend(x: Exchange) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from random import getrandbits
 from typing import Protocol
 
@@ -41,8 +40,9 @@ from shared.wire.openai_chat import ChatCall
 Headers = dict[str, str]
 
 
-class Operation(StrEnum):
-    """What is asked of a model; the names are those of a provider's endpoints (providers/catalogue)."""
+class Operation:
+    """What is asked of a model; the names are those of a provider's endpoints (providers/catalogue). Plain strings: an enum's
+    hash is computed in Python at each look-up."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -70,7 +70,7 @@ class Sink(Protocol):
 class Arrival:
     """What came in: the head, and a way to read the body (only after the key was accepted)."""
 
-    operation: Operation
+    operation: str
     wire_format: WireFormat
     credential: str | None
     content_type: str | None

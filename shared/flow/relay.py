@@ -53,7 +53,7 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     x.outcome = Outcome.OK
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)
-    speech = x.arrival.operation.value == "speech"
+    speech = x.arrival.operation == "speech"
     headers["Content-Type"] = response.headers.get("content-type", "audio/mpeg") if speech else "application/json"
     x.sink.reply(headers, reply.body)
 

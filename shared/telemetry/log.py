@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from shared.domain.failure import Failure
-from shared.domain.usage import UsageEvent
+from shared.domain.failure import Failure, FailureClass
+from shared.domain.usage import Outcome, UsageEvent
 
 FLUSH_S = 0.2
 SECRETS = re.compile(
@@ -56,6 +56,32 @@ def configure(level: str) -> None:
         logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
 
 
+class CallLine(msgspec.Struct, gc=False):
+    """One call: ids, outcome, tokens, cost, times; nothing of what was said. Structs are encoded faster than dicts."""
+
+    time: str
+    level: str
+    message: str
+    request_id: str
+    organisation: str
+    team: str
+    key: str
+    model: str
+    provider: str
+    stream: bool
+    outcome: Outcome
+    input_tokens: int
+    output_tokens: int
+    cost_nano_usd: int
+    duration_ms: int
+    first_token_ms: int | None
+
+
+class FailedCallLine(CallLine, gc=False):
+    failure: FailureClass
+    provider_status: int | None
+
+
 class Log:
     """The calls' log."""
 
@@ -77,28 +103,14 @@ class Log:
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
     def _line(self, at_s: float, event: UsageEvent, failure: Failure | None) -> bytes:
-        line: dict[str, object] = {
-            "time": self._time(at_s),
-            "level": "info" if failure is None else "warning",
-            "message": "call",
-            "request_id": event.event_id,
-            "organisation": event.organisation_id,
-            "team": event.team_id,
-            "key": event.key_id,
-            "model": event.model,
-            "provider": event.provider,
-            "stream": event.stream,
-            "outcome": event.outcome,
-            "input_tokens": event.input_tokens,
-            "output_tokens": event.output_tokens,
-            "cost_nano_usd": event.cost_nano_usd,
-            "duration_ms": event.duration_ms,
-            "first_token_ms": event.first_token_ms,
-        }
-        if failure is not None:
-            line["failure"] = failure.failure_class
-            line["provider_status"] = failure.status
-        return _encode(line)
+        said = (
+            self._time(at_s), "info" if failure is None else "warning", "call", event.event_id, event.organisation_id,
+            event.team_id, event.key_id, event.model, event.provider, event.stream, event.outcome, event.input_tokens,
+            event.output_tokens, event.cost_nano_usd, event.duration_ms, event.first_token_ms,
+        )  # fmt: skip
+        if failure is None:
+            return _encode(CallLine(*said))
+        return _encode(FailedCallLine(*said, failure.failure_class, failure.status))
 
     def _time(self, at_s: float) -> str:
         """RFC 3339 with milliseconds; the part that stays for a second is made once a second."""

@@ -48,6 +48,8 @@ class Credentials:
         entry = self._entries.get((connection.connection_id, target))
         # A snapshot makes new objects of what changed, its version, base URL or provider: identity is enough.
         if entry is None or entry.connection is not connection or entry.provider is not provider:
+            if not target:
+                raise NothingSent(f"{provider.title} has no endpoint {endpoint!r}")
             entry = self._remember(connection, provider, target)
         head = entry.head
         if provider.headers or forwarded:
@@ -70,8 +72,6 @@ class Credentials:
         return entry
 
     def _head(self, connection: Connection, provider: Provider, target: str) -> Head:
-        if not target:
-            raise NothingSent(f"{provider.title} has no such endpoint")
         lines = [("user-agent", USER_AGENT), ("content-type", "application/json")]
         lines += self._authorisation(connection, provider)
         try:

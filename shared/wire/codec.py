@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import anthropic_messages, facts, gemini, openai_chat, openai_json, openai_responses
+from shared.wire import anthropic_messages, cohere, facts, gemini, openai_chat, openai_json, openai_responses
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
@@ -20,7 +20,7 @@ from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
-__all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "read_facts"]
+__all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "passing", "read_facts"]
 
 
 class Tap(Protocol):
@@ -97,6 +97,7 @@ PROVIDERS: dict[WireFormat, ProviderHalf] = {
     WireFormat.OPENAI_RESPONSES: _provider(openai_responses),
     WireFormat.ANTHROPIC_MESSAGES: _provider(anthropic_messages),
     WireFormat.GEMINI: _provider(gemini),
+    WireFormat.COHERE: _provider(cohere),
 }
 """What providers speak."""
 
@@ -105,8 +106,9 @@ def _native(wire_format: WireFormat, *cap: str, model_in_body: bool = True) -> N
     return NativePassthrough(FORMATS[wire_format], PROVIDERS[wire_format], cap, model_in_body=model_in_body)
 
 
+CHAT = ChatPassthrough()
 PASSTHROUGHS: dict[WireFormat, Bridge] = {
-    WireFormat.OPENAI_CHAT: ChatPassthrough(),
+    WireFormat.OPENAI_CHAT: CHAT,
     WireFormat.OPENAI_RESPONSES: _native(WireFormat.OPENAI_RESPONSES, "max_output_tokens"),
     WireFormat.ANTHROPIC_MESSAGES: _native(WireFormat.ANTHROPIC_MESSAGES, "max_tokens"),
     WireFormat.GEMINI: _native(WireFormat.GEMINI, "generationConfig", "maxOutputTokens", model_in_body=False),
@@ -115,22 +117,33 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
 
 def read_facts(client: WireFormat, operation: str, envelope: Envelope, model: str | None, stream: bool | None) -> ChatCall:
     """What the gateway must know of a call. Raises Refused, naming the field."""
-    if operation == "chat":
-        return FORMATS[client].facts(envelope, model, stream)
-    return openai_json.FACTS[operation](envelope, model, stream)
+    if operation != "chat":
+        return openai_json.FACTS[operation](envelope, model, stream)
+    if client is WireFormat.OPENAI_CHAT:
+        return openai_chat.check_call(envelope)
+    return FORMATS[client].facts(envelope, model, stream)
 
 
 JSON_OPERATION, SPEECH = openai_json.JsonPassthrough(), openai_json.JsonPassthrough(json_answer=False)
 
 
+def passing(client: WireFormat, deployment: Deployment, operation: str = "chat", *, sse: bool = True) -> Bridge | None:
+    """The bridge where both ends speak one format, so that nothing needs translating; else None.
+
+    A provider whose dialect needs more than fields renamed is translated even from its own format.
+    """
+    provider = deployment.provider
+    if client is not provider.wire_format or not sse or provider.quirks.rewritten or operation != "chat":
+        return None
+    return CHAT if client is WireFormat.OPENAI_CHAT else PASSTHROUGHS[client]
+
+
 def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat") -> Bridge:
-    """The bridge for one attempt. A provider whose dialect needs more than fields renamed is translated even from its own
-    format. Raises Refused when the provider has no such operation."""
+    """The bridge for one attempt. Raises Refused when the provider has no such operation."""
     provider = deployment.provider
     if operation != "chat":
         if provider.wire_format is not WireFormat.OPENAI_CHAT or operation not in provider.endpoints:
             raise invalid_field("model", f"{deployment.name} has no {operation} here: {provider.title} offers none.")
         return SPEECH if operation == "speech" else JSON_OPERATION
-    if client is provider.wire_format and stamp.sse and not provider.quirks.rewritten:
-        return PASSTHROUGHS[client]
-    return Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
+    plain = passing(client, deployment, sse=stamp.sse)
+    return plain or Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)

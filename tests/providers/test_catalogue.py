@@ -6,12 +6,13 @@ import pytest
 
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
-from shared.domain.catalogue import Auth, Provider
+from shared.domain.catalogue import Auth, Provider, WireFormat
 from shared.providers.registry import CATALOGUE, load
 
 BASE_URLS = {
     "anthropic": "https://api.anthropic.com/v1",
     "azure": None,
+    "cohere": "https://api.cohere.com/v2",
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
     "glm": "https://api.z.ai/api/paas/v4",
     "minimax": "https://api.minimax.io/v1",
@@ -37,6 +38,41 @@ BASE_URLS = {
     "vllm": "http://127.0.0.1:8000/v1",
     "xai": "https://api.x.ai/v1",
 }
+GEMINI_PATHS = {
+    "chat": "/models/{model}:generateContent",
+    "chat_stream": "/models/{model}:streamGenerateContent?alt=sse",
+}
+OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
+    "anthropic": (
+        WireFormat.ANTHROPIC_MESSAGES,
+        Auth.X_API_KEY,
+        {"chat": "/messages", "count_tokens": "/messages/count_tokens", "models": "/models"},
+    ),
+    "cohere": (WireFormat.COHERE, Auth.BEARER, {"chat": "/chat", "embeddings": "/embed", "rerank": "/rerank"}),
+    "gemini": (WireFormat.GEMINI, Auth.X_GOOG_API_KEY, GEMINI_PATHS | {"models": "/models"}),
+    "vertex": (WireFormat.GEMINI, Auth.BEARER, GEMINI_PATHS),
+}
+QUIRKS: dict[str, dict[str, object]] = {
+    "azure": {"drop": ("top_k",), "output_cap_field": "max_completion_tokens", "custom_tools": True},
+    "cerebras": {"forced_tools": ("required",)},
+    "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content"},
+    "fireworks": {"forced_tools": ("any", "named")},
+    "glm": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": (), "most_stops": 1},
+    "kimi": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": ("named",)},
+    "minimax": {"reasoning": "none", "output_cap_field": "max_completion_tokens"},
+    "mistral": {"tool_ids": "nine", "forced_tools": ("any", "named")},
+    "nvidia": {"reasoning": "none"},
+    "openai": {
+        "drop": ("top_k",),
+        "output_cap_field": "max_completion_tokens",
+        "custom_tools": True,
+        "developer_role": True,
+    },
+    "openrouter": {"reasoning": "object", "replay_reasoning": "reasoning_details"},
+    "qwen-api": {"reasoning": "enable_thinking", "output_cap_field": "max_completion_tokens"},
+    "siliconflow": {"reasoning": "enable_thinking"},
+    "xai": {"schema_drop": ("strict",), "drop": ("web_search_options",)},
+}
 USD = 1_000_000_000
 
 
@@ -52,6 +88,78 @@ def test_every_provider_is_where_its_documentation_says(catalogue: dict[str, Pro
 def test_a_provider_is_reached_by_its_own_name(catalogue: dict[str, Provider]) -> None:
     assert {name: catalogue[name].prefix for name in BASE_URLS} == {name: name for name in BASE_URLS}
     assert catalogue["deepseek"].aliases == ("ds",)
+    assert catalogue["perplexity"].aliases == ("pplx",)
+
+
+def test_all_but_these_speak_openais_format(catalogue: dict[str, Provider]) -> None:
+    others = {
+        provider.name: (provider.wire_format, provider.auth, provider.endpoints)
+        for provider in catalogue.values()
+        if provider.wire_format is not WireFormat.OPENAI_CHAT
+    }
+    assert others == OTHER_FORMATS
+
+
+def test_a_format_that_has_no_model_in_its_body_has_it_in_every_path_of_a_call(catalogue: dict[str, Provider]) -> None:
+    in_path = {
+        (provider.wire_format, "{model}" in path)
+        for provider in catalogue.values()
+        for endpoint, path in provider.endpoints.items()
+        if endpoint in ("chat", "chat_stream")
+    }
+    in_url = {WireFormat.GEMINI, WireFormat.BEDROCK}
+    assert in_path == {(provider.wire_format, provider.wire_format in in_url) for provider in catalogue.values()}
+
+
+def test_anthropic_is_told_a_version_that_takes_temperature(catalogue: dict[str, Provider]) -> None:
+    assert {name: provider.headers for name, provider in catalogue.items() if provider.headers} == {
+        "anthropic": {"anthropic-version": "2023-06-01"}
+    }
+
+
+@pytest.mark.parametrize("name", sorted(QUIRKS))
+def test_calls_are_translated_into_the_providers_own_dialect(catalogue: dict[str, Provider], name: str) -> None:
+    quirks = catalogue[name].quirks
+    assert {field: getattr(quirks, field) for field in QUIRKS[name]} == QUIRKS[name]
+
+
+def test_only_mistral_has_calls_of_its_own_format_rewritten(catalogue: dict[str, Provider]) -> None:
+    assert [provider.name for provider in catalogue.values() if provider.quirks.rewritten] == ["mistral"]
+
+
+def test_a_cap_is_nowhere_written_under_a_name_that_is_dropped_or_renamed(catalogue: dict[str, Provider]) -> None:
+    lost = [
+        provider.name
+        for provider in catalogue.values()
+        if provider.quirks.output_cap_field in (*provider.quirks.drop, *provider.quirks.rename)
+    ]
+    assert lost == []
+
+
+@pytest.mark.parametrize("name", ["azure", "perplexity", "qwen-api", "scaleway", "vertex", "xai"])
+def test_where_no_price_per_token_is_the_whole_truth_there_is_none(catalogue: dict[str, Provider], name: str) -> None:
+    assert [model.model_id for model in catalogue[name].models.values() if model.price is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id"),
+    [("gemini", "gemini-2.5-pro"), ("gemini", "gemini-2.5-flash"), ("minimax", "MiniMax-M3"), ("openai", "gpt-5.5")],
+)
+def test_a_price_that_depends_on_the_prompt_is_left_out(catalogue: dict[str, Provider], name: str, model_id: str) -> None:
+    """It rises with the prompt's length, or audio in it costs more."""
+    assert catalogue[name].models[model_id].price is None
+
+
+def test_writing_to_anthropics_cache_is_booked_dearer_than_input(catalogue: dict[str, Provider]) -> None:
+    prices = [model.price for model in catalogue["anthropic"].models.values() if model.price is not None]
+    assert prices
+    assert all(price.cache_write_nano_per_mtok == price.input_nano_per_mtok * 5 // 4 for price in prices)
+
+
+@pytest.mark.parametrize("name", ["qwen-api", "siliconflow"])
+def test_a_maximum_that_leaves_thoughts_out_is_none(catalogue: dict[str, Provider], name: str) -> None:
+    thinking = [model for model in catalogue[name].models.values() if "reasoning" in model.capabilities]
+    assert {model.max_output_tokens for model in thinking} == {None}
 
 
 def test_only_the_simulator_takes_no_credential(catalogue: dict[str, Provider]) -> None:
@@ -90,13 +198,13 @@ def test_an_output_is_never_longer_than_its_context(catalogue: dict[str, Provide
     assert odd == []
 
 
-@pytest.mark.parametrize("name", ["custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"])
+@pytest.mark.parametrize("name", ["azure", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"])
 def test_where_models_are_not_ours_to_know_none_are_listed(catalogue: dict[str, Provider], name: str) -> None:
     assert catalogue[name].models == {}
 
 
 @pytest.mark.parametrize(
-    "name", ["deepseek", "fireworks", "kimi", "kimi-code", "mistral", "nvidia", "ollama", "siliconflow", "together"]
+    "name", ["deepseek", "fireworks", "glm", "kimi", "kimi-code", "mistral", "nvidia", "ollama", "siliconflow", "together"]
 )
 def test_a_cap_arrives_under_the_name_that_the_provider_obeys(catalogue: dict[str, Provider], name: str) -> None:
     assert catalogue[name].quirks.rename["max_completion_tokens"] == "max_tokens"
@@ -105,7 +213,7 @@ def test_a_cap_arrives_under_the_name_that_the_provider_obeys(catalogue: dict[st
 def test_mistral_is_spared_what_it_refuses(catalogue: dict[str, Provider]) -> None:
     quirks = catalogue["mistral"].quirks
     assert quirks.rename["seed"] == "random_seed"
-    assert {"user", "store", "logit_bias", "stream_options"} <= set(quirks.drop)
+    assert {"user", "store", "logit_bias", "stream_options", "top_k"} <= set(quirks.drop)
     assert not quirks.stream_usage
 
 
