@@ -107,7 +107,7 @@ def test_a_format_that_has_no_model_in_its_body_has_it_in_every_path_of_a_call(c
         for endpoint, path in provider.endpoints.items()
         if endpoint in ("chat", "chat_stream")
     }
-    in_url = {WireFormat.GEMINI, WireFormat.BEDROCK}
+    in_url = {WireFormat.GEMINI}
     assert in_path == {(provider.wire_format, provider.wire_format in in_url) for provider in catalogue.values()}
 
 
