@@ -139,7 +139,7 @@ class _Encoder:
     def rest(self, body: dict[str, Any]) -> None:
         call = self.call
         if call.max_tokens is not None:
-            body["max_output_tokens"] = max(call.max_tokens, 16)  # OpenAI's least
+            body["max_output_tokens"] = call.max_tokens  # OpenAI refuses less than 16; more would not be what was reserved
         for name in ("temperature", "top_p", "user", "service_tier", "metadata", "prompt_cache_key"):
             value = getattr(call, name)
             if value is not None:
