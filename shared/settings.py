@@ -37,6 +37,8 @@ class Settings:
     max_in_flight: int = 4096
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    keepalive_s: float = 12.0
+    """A stream that is silent for so long gets something that its clients ignore."""
     grace_s: float = 600.0
     drain_delay_s: float = 0.0
     """How long a node goes on accepting after readiness turned to 503, so that balancers notice."""

@@ -154,6 +154,7 @@ class HttpSink:
             response.force_close()
         self._response = response
         await response.prepare(self._request)
+        self.last_write_s = self._loop.time()
         self._streams.remember(self)
 
     async def write(self, chunk: bytes) -> None:
@@ -161,6 +162,12 @@ class HttpSink:
         self.blocked_since_s = self.last_write_s = self._loop.time()
         await self._response.write(chunk)
         self.blocked_since_s = None
+
+    async def ping(self) -> None:
+        """Something that this format's clients ignore. Only whole events are ever written, so it falls between two."""
+        self.last_write_s = self._loop.time()
+        if self._response is not None:
+            await self._response.write(FORMATS[self._wire_format].ping)
 
     async def fail(self, refusal: Refusal) -> None:
         """End a begun stream with an error in its own format."""

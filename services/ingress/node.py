@@ -87,7 +87,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams())
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s))
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()

@@ -120,6 +120,22 @@ async def test_an_anthropic_client_passes_through_to_anthropic(cluster: Cluster)
 
 
 @pytest.mark.parametrize(
+    ("path", "ping"),
+    [("/v1/chat/completions", b": waystation\n\n"), ("/v1/messages", b"event: ping\n"), ("/v1/responses", b": waystation")],
+)
+async def test_a_silent_stream_is_kept_alive(cluster: Cluster, path: str, ping: bytes) -> None:
+    node = cluster.start_node(WAYSTATION_KEEPALIVE_S="0.01")
+    await cluster.ready(node)
+    body = call("lab/long-4+pace-900", stream=True, max_tokens=50) | {"input": "x"}
+    sent = {"Authorization": f"Bearer {cluster.key}"}
+    async with aiohttp.ClientSession() as session, session.post(cluster.url(node) + path, json=body, headers=sent) as reply:
+        raw = await reply.read()
+    assert ping in raw
+    last = {"/v1/messages": b"message_stop", "/v1/responses": b"response.completed"}.get(path, b"[DONE]")
+    assert last in raw
+
+
+@pytest.mark.parametrize(
     ("provider", "error", "status", "code"),
     [
         ("anthropic", {"type": "error", "error": {"type": "invalid_request_error", "message": "No."}}, 400, "provider_refused"),
