@@ -70,7 +70,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float)
         failure_class=failure_class,
         message=f"answered {status}",
         status=status,
-        retry_after_s=retry_after_s(headers, now_s) or google_retry_delay_s(body),
+        retry_after_s=google_retry_delay_s(body) if (told := retry_after_s(headers, now_s)) is None else told,
         body=body[:MOST_BODY],
     )
 
@@ -192,5 +192,5 @@ def _provider_said_no(failure: Failure, provider: str) -> Refusal:
 def _error_of(body: bytes) -> _Error | None:
     try:
         return _decode(body).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -18,7 +18,7 @@ from shared.wire import openai_chat
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
 from shared.wire.facts import MAX_CHOICES, checked_model
 from shared.wire.openai_chat import NO_MEDIA, ChatCall
-from shared.wire.reply import MalformedReply, ReplyFacts
+from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts
 from shared.wire.tap import ChatTap
 
 Facts = Callable[[Envelope, str | None, bool | None], ChatCall]
@@ -147,7 +147,7 @@ class JsonPassthrough:
             return ReplyFacts(body=body, usage=None, finish_reason="stop")
         try:
             usage = _decode(body).usage
-        except msgspec.DecodeError:
+        except UNREADABLE:
             raise MalformedReply("answered with something that is no JSON object") from None
         return ReplyFacts(body=body, usage=read_usage(usage), finish_reason="stop")
 

@@ -14,7 +14,7 @@ from shared.wire import openai_chat
 from shared.wire.canonical import Delta, Event, Failed, Start, Stopped, Used
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
-from shared.wire.reply import MalformedReply, ReplyFacts
+from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 from shared.wire.tap import ChatTap
 from shared.wire.translate import ClientHalf, Decoder, ProviderHalf
@@ -45,7 +45,7 @@ class ChatPassthrough:
     def read_reply(self, body: bytes) -> ReplyFacts:
         try:
             reply = _decode_reply(body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             raise MalformedReply("answered with something that is no chat completion") from None
         if reply.choices is None:
             raise MalformedReply("answered without choices")

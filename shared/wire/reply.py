@@ -6,6 +6,9 @@ import msgspec
 
 from shared.domain.usage import Usage
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises at bytes that are no JSON of the wanted shape: bad UTF-8 and deep nesting have errors of their own."""
+
 
 class MalformedReply(Exception):
     """The provider's answer is not one of its wire format. The message completes "The provider …"."""

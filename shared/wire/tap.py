@@ -16,7 +16,7 @@ import msgspec
 
 from shared.domain.usage import Usage
 from shared.wire.openai_chat import DONE, read_usage
-from shared.wire.reply import MalformedReply
+from shared.wire.reply import UNREADABLE, MalformedReply
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 
 _NOTHING = msgspec.Raw()
@@ -92,7 +92,7 @@ class ChatTap:
             data = chunk[6:-2]
             try:
                 decoded = _decode(data)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 pass
             else:
                 return self._hear(decoded, chunk, data)
@@ -126,7 +126,7 @@ class ChatTap:
             return b""
         try:
             chunk = _decode(data)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return self._odd_event(raw, data)
         return self._hear(chunk, raw, data)
 
@@ -225,7 +225,7 @@ def _without_null_usage(raw: bytes, data: bytes) -> bytes:
         cut = data[: match.start()] + data[match.end() :]
         try:
             kept = _slices(cut)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             continue
         if {name: bytes(value) for name, value in kept.items()} == wanted:
             return raw.replace(data, cut, 1)

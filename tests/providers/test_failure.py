@@ -321,3 +321,12 @@ def test_only_a_providers_no_is_put_in_other_words() -> None:
     failure = Failure(failure_class=FailureClass.QUOTA, message="answered 402", status=402)
     refusal = consequence(failure, "Acme")
     assert in_own_words(refusal, failure, "you owe us") is refusal
+
+
+@pytest.mark.parametrize("body", [b'{"error":{"message":"\xff"}}', b'{"error":{"message":' + b"[" * 6000 + b"]" * 6000 + b"}}"])
+def test_a_body_that_cannot_be_read_is_still_a_failure(body: bytes) -> None:
+    assert classify(400, {}, body, 0).failure_class is FailureClass.CLIENT_FAULT
+
+
+def test_at_once_is_not_some_time() -> None:
+    assert classify(429, {"retry-after": "0"}, b"", 0).retry_after_s == 0.0

@@ -45,6 +45,7 @@ from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import sse
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
+from shared.wire.reply import UNREADABLE
 
 MAX_CHOICES = 128
 MAX_MODEL_CHARS = 256
@@ -267,7 +268,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     """
     try:
         plain = _plain(raw)
-    except (msgspec.DecodeError, OverflowError):
+    except (*UNREADABLE, OverflowError):
         plain = None
     if plain is not None and plain.total_tokens == plain.prompt_tokens + plain.completion_tokens:
         return _usage_of(plain)
