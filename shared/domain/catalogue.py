@@ -15,15 +15,18 @@ class WireFormat(StrEnum):
     ANTHROPIC_MESSAGES = "anthropic-messages"
     GEMINI = "gemini"
     COHERE = "cohere"
+    BEDROCK = "bedrock"
 
 
 class Auth(StrEnum):
-    """How a credential travels. `bearer`: `Authorization: Bearer …`; the headers are called as they are; `none`: not at all."""
+    """How a credential travels. `bearer`: `Authorization: Bearer …`; the headers are called as they are; `none`: not at all.
+    `aws`: signed with SigV4 when it is ACCESS_KEY:SECRET_KEY[:SESSION_TOKEN], else a Bedrock API key as bearer."""
 
     BEARER = "bearer"
     X_API_KEY = "x-api-key"
     X_GOOG_API_KEY = "x-goog-api-key"
     API_KEY = "api-key"
+    AWS = "aws"
     NONE = "none"
 
 

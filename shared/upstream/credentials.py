@@ -6,31 +6,39 @@ show it, and leaves the cache with the version that it belonged to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from shared.domain.catalogue import Connection, Deployment, Provider
+from shared.clock import Clock, SystemClock
+from shared.domain.catalogue import Auth, Connection, Deployment, Provider
 from shared.providers.auth import headers
 from shared.store.secrets import SecretError, Vault, credential_context
 from shared.upstream.head import Head, split_url
+from shared.upstream.sigv4 import AccessKey, access_key, region_of, signature_headers
 from shared.upstream.transport import CredentialUnusable, NothingSent, UpstreamRequest
 
 MANY = 4096
 USER_AGENT = "waystation"
 
 
+Sign = Callable[[bytes], list[tuple[str, str]]]
+"""A body → the lines that sign it, where a credential is no line of its own (AWS)."""
+
+
 class _Entry(NamedTuple):
     connection: Connection
     provider: Provider
     head: Head
+    sign: Sign | None
 
 
 class Credentials:
     """Bounded: the heads of at most `MANY` connection and endpoint pairs are kept, the longest kept goes first."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, clock: Clock | None = None) -> None:
         self._vault = vault
+        self._clock = clock or SystemClock()
         self._entries: dict[tuple[str, str], _Entry] = {}
 
     def request(
@@ -55,6 +63,8 @@ class Credentials:
         if provider.headers or forwarded:
             names = {name for name, _ in forwarded}
             head = head.plus([*forwarded, *((name, text) for name, text in provider.headers.items() if name not in names)])
+        if entry.sign is not None:
+            head = head.plus(entry.sign(body))
         return UpstreamRequest(
             head=head,
             body=body,
@@ -64,30 +74,45 @@ class Credentials:
         )
 
     def _remember(self, connection: Connection, provider: Provider, target: str) -> _Entry:
-        entry = _Entry(connection, provider, self._head(connection, provider, target))
+        entry = self._entry(connection, provider, target)
         self._entries.pop((connection.connection_id, target), None)
         if len(self._entries) >= MANY:
             del self._entries[next(iter(self._entries))]
         self._entries[connection.connection_id, target] = entry
         return entry
 
-    def _head(self, connection: Connection, provider: Provider, target: str) -> Head:
+    def _entry(self, connection: Connection, provider: Provider, target: str) -> _Entry:
         lines = [("user-agent", USER_AGENT), ("content-type", "application/json")]
-        lines += self._authorisation(connection, provider)
         try:
             origin, path = split_url(connection.base_url)
-            return Head("POST", origin, path + target, lines)
+            path += target
+            authorisation, sign = self._authorisation(connection, provider, origin.authority, path)
+            return _Entry(connection, provider, Head("POST", origin, path, lines + authorisation), sign)
         except ValueError as error:
             # A ValueError names the header or the URL's fault, never a value of a header.
             raise NothingSent(f"connection {connection.name!r} cannot be used: {error}") from None
 
-    def _authorisation(self, connection: Connection, provider: Provider) -> list[tuple[str, str]]:
+    def _authorisation(
+        self, connection: Connection, provider: Provider, authority: str, path: str
+    ) -> tuple[list[tuple[str, str]], Sign | None]:
+        """The lines that carry the credential, or what signs with it."""
         sealed = connection.sealed_credential
         if sealed is None:
-            return []
+            return [], None
         version = connection.credential_version
         try:
             secret = self._vault.unseal(sealed, credential_context(connection.connection_id, version))
-            return headers(provider.auth, secret)
+            key = access_key(secret) if provider.auth is Auth.AWS else None
+            return ([], self._signing(key, authority, path)) if key is not None else (headers(provider.auth, secret), None)
         except (SecretError, ValueError) as error:  # neither says the secret
             raise CredentialUnusable(f"connection {connection.name!r} cannot be used: {error}") from None
+
+    def _signing(self, key: AccessKey, authority: str, path: str) -> Sign:
+        region = region_of(authority)
+
+        def sign(body: bytes) -> list[tuple[str, str]]:
+            return signature_headers(
+                key, method="POST", authority=authority, path=path, body=body, region=region, time_s=self._clock.now_s()
+            )
+
+        return sign

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import anthropic_messages, cohere, facts, gemini, openai_chat, openai_json, openai_responses
+from shared.wire import anthropic_messages, bedrock, cohere, facts, gemini, openai_chat, openai_json, openai_responses
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
@@ -98,6 +98,7 @@ PROVIDERS: dict[WireFormat, ProviderHalf] = {
     WireFormat.ANTHROPIC_MESSAGES: _provider(anthropic_messages),
     WireFormat.GEMINI: _provider(gemini),
     WireFormat.COHERE: _provider(cohere),
+    WireFormat.BEDROCK: _provider(bedrock),
 }
 """What providers speak."""
 

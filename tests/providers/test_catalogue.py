@@ -48,6 +48,11 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
         Auth.X_API_KEY,
         {"chat": "/messages", "count_tokens": "/messages/count_tokens", "models": "/models"},
     ),
+    "bedrock": (
+        WireFormat.BEDROCK,
+        Auth.AWS,
+        {"chat": "/model/{model}/converse", "chat_stream": "/model/{model}/converse-stream"},
+    ),
     "cohere": (WireFormat.COHERE, Auth.BEARER, {"chat": "/chat", "embeddings": "/embed", "rerank": "/rerank"}),
     "gemini": (WireFormat.GEMINI, Auth.X_GOOG_API_KEY, GEMINI_PATHS | {"models": "/models"}),
     "vertex": (WireFormat.GEMINI, Auth.BEARER, GEMINI_PATHS),
@@ -107,7 +112,7 @@ def test_a_format_that_has_no_model_in_its_body_has_it_in_every_path_of_a_call(c
         for endpoint, path in provider.endpoints.items()
         if endpoint in ("chat", "chat_stream")
     }
-    in_url = {WireFormat.GEMINI}
+    in_url = {WireFormat.GEMINI, WireFormat.BEDROCK}
     assert in_path == {(provider.wire_format, provider.wire_format in in_url) for provider in catalogue.values()}
 
 

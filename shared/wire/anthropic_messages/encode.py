@@ -112,7 +112,7 @@ class _Encoder:
                 return self.media(part)
             case ToolCall():
                 block: dict[str, Any] = {"type": "tool_use", "id": self.ids.call(part.id), "name": self.sent(part)}
-                return block | {"input": _input(part)} | _mark(part.cache)
+                return block | {"input": arguments_object(part)} | _mark(part.cache)
             case ToolResult():
                 return self.result(part)
             case Thinking():
@@ -258,7 +258,8 @@ class _Encoder:
             body.setdefault(name, value)
 
 
-def _input(part: ToolCall) -> dict[str, Any]:
+def arguments_object(part: ToolCall) -> dict[str, Any]:
+    """A call's arguments as the object that they must be; what is none goes under `_raw`."""
     if part.custom:
         return {"input": part.arguments}
     try:
