@@ -12,6 +12,7 @@ import uvloop
 
 from services.cli import manage
 from services.cli.connect import connect
+from services.cli.matrix import matrix
 from services.cli.say import guarded, json_option, settings_here
 from services.cli.up import up
 from services.simulator.__main__ import DEFAULT_PORT as DEFAULT_SIMULATOR_PORT
@@ -49,7 +50,7 @@ def worker(as_json: bool) -> None:
 @json_option
 @guarded
 def simulator(host: str, port: int, as_json: bool) -> None:
-    """Run the simulator, an OpenAI-format provider with faults on demand."""
+    """Run the simulator, a provider in every wire format, with faults on demand."""
     from services.simulator.__main__ import run
 
     uvloop.run(run(host=host, port=port))
@@ -74,6 +75,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 main.add_command(up)
 main.add_command(connect)
+main.add_command(matrix)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
     main.add_command(command)
 

@@ -171,7 +171,7 @@ class HttpSink:
 
     async def fail(self, refusal: Refusal) -> None:
         """End a begun stream with an error in its own format."""
-        await self.write(FORMATS[self._wire_format].encode_stream_error(refusal))
+        await self.write(FORMATS[self._wire_format].encode_stream_error(refusal, 0))
 
     def finished(self, instead: web.StreamResponse | None, draining: bool) -> web.StreamResponse:
         """The response that aiohttp finishes: `instead` when nothing was begun."""

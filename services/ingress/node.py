@@ -42,7 +42,11 @@ from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
 
-SIMULATOR_PROVIDER = "demo"
+SIMULATED = {
+    "demo": "/v1", "demo-responses": "/v1", "demo-messages": "/v1", "demo-gemini": "/v1beta", "demo-cohere": "/v2",
+    "demo-bedrock": "",
+}  # fmt: skip
+"""The simulator's providers, one for each wire format, and where each has its API."""
 
 
 @dataclass(slots=True)
@@ -152,17 +156,13 @@ def senders(redis: Redis) -> tuple[Any, Any]:
 
 
 def built_in(settings: Settings) -> tuple[Connection, ...]:
-    """The `demo/` connection, wherever the simulator listens."""
+    """The `demo/` connections, wherever the simulator listens."""
     if not settings.simulator_url:
         return ()
-    return (
-        Connection(
-            connection_id="conn_demo",
-            name="demo",
-            provider=SIMULATOR_PROVIDER,
-            prefix="demo",
-            base_url=settings.simulator_url,
-        ),
+    root = settings.simulator_url.removesuffix("/v1")
+    return tuple(
+        Connection(connection_id=f"conn_{name}", name=name, provider=name, prefix=name, base_url=f"{root}{path}")
+        for name, path in SIMULATED.items()
     )
 
 

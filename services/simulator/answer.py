@@ -57,6 +57,8 @@ class Reply:
     created: int
     choices: list[Choice]
     usage: dict[str, Any]
+    show_thoughts: bool = True
+    seal_thoughts: bool = False
 
 
 def compose(call: Call, behaviour: Behaviour, *, reply_id: str, created: int) -> Reply:
@@ -67,7 +69,7 @@ def compose(call: Call, behaviour: Behaviour, *, reply_id: str, created: int) ->
     usage = usage_object(call.prompt_tokens, completion, reasoning, min(behaviour.cached_tokens, call.prompt_tokens))
     if behaviour.reported is not None:
         usage = usage_object(*behaviour.reported, 0, 0)
-    return Reply(reply_id, call.model, created, choices, usage)
+    return Reply(reply_id, call.model, created, choices, usage, call.show_thoughts, call.seal_thoughts)
 
 
 def usage_object(prompt: int, completion: int, reasoning: int, cached: int) -> dict[str, Any]:
@@ -164,8 +166,21 @@ def user_text(call: Call) -> str:
 def _text(message: dict[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        return " ".join(part["text"] for part in content if part.get("type") == "text")
+        return " ".join(part["text"] if part.get("type") == "text" else seen(part) for part in content)
     return content or ""
+
+
+def seen(part: dict[str, Any]) -> str:
+    """What is told of a part that is no text: `[image/png, 70 bytes]`, `[https://…]`."""
+    inner = part.get(str(part.get("type")))
+    inner = inner if isinstance(inner, dict) else {}
+    url = str(inner.get("url") or inner.get("file_data") or inner.get("file_url") or inner.get("file_id") or "")
+    if part.get("type") == "input_audio":
+        url = f"data:audio/{inner.get('format')};base64,{inner.get('data')}"
+    if not url.startswith("data:"):
+        return f"[{url or part.get('type')}]"
+    head, _, data = url[5:].partition(",")
+    return f"[{head.partition(';')[0]}, {len(data) * 3 // 4 - data.count('=')} bytes]"
 
 
 def _until_stop(pieces: list[str], stops: Sequence[str]) -> list[str]:

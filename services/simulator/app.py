@@ -1,13 +1,18 @@
-"""The simulator's URL table, and a chat completion's way through it.
+"""The simulator's URL table, and a call's way through it.
 
-    POST /v1/chat/completions     the model name says what happens (behaviour.py), unless a fault is in force
+    POST /v1/chat/completions     OpenAI: the model name says what happens (behaviour.py), unless a fault is in force
+    POST /v1/responses            OpenAI's Responses; in the same way
+    POST /v1/messages             Anthropic, and /v1/messages/count_tokens
+    POST /v1beta/models/M:METHOD  Gemini: generateContent, streamGenerateContent, countTokens
+    POST /v2/chat                 Cohere
+    POST /model/M/converse        Bedrock, and converse-stream
     GET  /v1/models[/ID]          the models
     GET  /_control                every behaviour with its meaning, faults in force, counters
     POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …}], "pace_ms": 20}
     GET  /_control/requests       the last requests with headers and body (?last=N&model=ID)
 
 The header `x-simulator-pace-ms` sets the milliseconds between a stream's tokens for one request. When the simulator
-was given a key, `Authorization: Bearer KEY` is checked before anything else.
+was given a key, it is looked for where the format has it, before anything else.
 """
 
 from __future__ import annotations
@@ -27,12 +32,15 @@ from aiohttp import web
 
 from services.simulator.answer import compose
 from services.simulator.behaviour import MODELS, RULES, Behaviour, Shape, parse_behaviour
-from services.simulator.call import BadCall, Call, read_call
-from services.simulator.encode import encode_error
+from services.simulator.call import BadCall, Call
+from services.simulator.formats import bedrock, chat, cohere, gemini, messages, responses
+from services.simulator.formats.base import Asked, Failure, Format
 from services.simulator.play import BROKEN_BY_US, HTML, drop_connection, play_stream, play_whole
 from services.simulator.state import Record, State, recordable
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 STATE: web.AppKey[State] = web.AppKey("state", State)
+FORMAT: web.RequestKey[Format] = web.RequestKey("wire_format", Format)
 MAX_BODY_BYTES = 64 * 1024 * 1024
 PACE_HEADER = "x-simulator-pace-ms"
 RATE_HEADERS = {
@@ -52,7 +60,18 @@ ERRORS = {
 def create_app(state: State | None = None) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[refuse])
     app[STATE] = state or State()
-    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/v1/chat/completions", answering(chat.FORMAT))
+    app.router.add_post("/v1/responses", answering(responses.FORMAT))
+    app.router.add_post("/v1/messages", answering(messages.FORMAT))
+    app.router.add_post("/v1/messages/count_tokens", counting(messages.FORMAT, messages.read_count, "input_tokens"))
+    for version in ("v1", "v1beta"):
+        place = f"/{version}/models/{{model:[^:/]+}}"
+        app.router.add_post(f"{place}:generateContent", answering(gemini.FORMAT, stream=False))
+        app.router.add_post(f"{place}:streamGenerateContent", answering(gemini.FORMAT, stream=True))
+        app.router.add_post(f"{place}:countTokens", counting(gemini.FORMAT, gemini.read_count, "totalTokens"))
+    app.router.add_post("/v2/chat", answering(cohere.FORMAT))
+    app.router.add_post("/model/{model}/converse", answering(bedrock.FORMAT, stream=False))
+    app.router.add_post("/model/{model}/converse-stream", answering(bedrock.FORMAT, stream=True))
     app.router.add_get("/v1/models", list_models)
     app.router.add_get("/v1/models/{model:.+}", show_model)
     app.router.add_get("/_control", show_control)
@@ -80,39 +99,71 @@ async def serving(
 
 
 @web.middleware
-async def refuse(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
-    """A BadCall from any endpoint becomes an OpenAI error object."""
+async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A BadCall from any endpoint becomes an error in the format of the URL."""
     try:
         return await handler(request)
     except BadCall as refused:
-        return _json(refused.error, status=refused.status)
+        wire_format = request.get(FORMAT, chat.FORMAT)
+        body, headers = wire_format.encode_error(
+            Failure(status=refused.status, message=refused.message, kind=refused.kind, code=refused.code, param=refused.param)
+        )
+        return web.Response(body=body, status=refused.status, content_type="application/json", headers=headers)
 
 
-async def chat(request: web.Request) -> web.StreamResponse:
-    state = request.app[STATE]
-    raw = await request.read()
+def answering(wire_format: Format, *, stream: bool | None = None) -> Handler:
+    """The endpoint that takes calls in one format. `stream`: what the URL says of it."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        request[FORMAT] = wire_format
+        state = request.app[STATE]
+        raw = await request.read()
+        asked = _asked(request, stream)
+        record = state.receive(request.method, request.path_qs, dict(asked.headers), None)
+        try:
+            response = await _answer(request, state, record, raw, wire_format, asked)
+            record.status = response.status
+            state.end(record, "complete" if response.status < 400 else "refused")
+        except BadCall as refused:
+            record.status = refused.status
+            state.end(record, "refused")
+            raise
+        except asyncio.CancelledError:
+            state.end(record, "client_gone")
+            raise
+        except ConnectionError:
+            state.end(record, "client_gone")
+            return web.Response()
+        return response
+
+    return answer
+
+
+def counting(wire_format: Format, read: Callable[[bytes, Asked], tuple[dict[str, Any], int]], field: str) -> Handler:
+    """The endpoint that only counts a call's tokens."""
+
+    async def count(request: web.Request) -> web.StreamResponse:
+        request[FORMAT] = wire_format
+        _check_key(request, wire_format)
+        body, tokens = read(await request.read(), _asked(request, None))
+        model = request.match_info.get("model") or str(body.get("model"))
+        if parse_behaviour(request.app[STATE].behaviour_name(model)) is None:
+            raise _unknown(model)
+        return _json({field: tokens})
+
+    return count
+
+
+def _asked(request: web.Request, stream: bool | None) -> Asked:
     headers = {name.lower(): value for name, value in request.headers.items()}
-    record = state.receive(request.method, request.path_qs, headers, None)
-    try:
-        response = await _answer(request, state, record, raw)
-        record.status = response.status
-        state.end(record, "complete" if response.status < 400 else "refused")
-    except BadCall as refused:
-        record.status = refused.status
-        state.end(record, "refused")
-        raise
-    except asyncio.CancelledError:
-        state.end(record, "client_gone")
-        raise
-    except ConnectionError:
-        state.end(record, "client_gone")
-        return web.Response()
-    return response
+    return Asked(model=request.match_info.get("model"), stream=stream, headers=headers, query=request.query)
 
 
-async def _answer(request: web.Request, state: State, record: Record, raw: bytes) -> web.StreamResponse:
-    _check_key(request)
-    body, call = _read(record, raw)
+async def _answer(
+    request: web.Request, state: State, record: Record, raw: bytes, wire_format: Format, asked: Asked
+) -> web.StreamResponse:
+    _check_key(request, wire_format)
+    body, call = _read(record, raw, wire_format, asked)
     record.behaviour = state.behaviour_name(call.model)
     behaviour = parse_behaviour(record.behaviour)
     if behaviour is None:
@@ -123,11 +174,11 @@ async def _answer(request: web.Request, state: State, record: Record, raw: bytes
     await asyncio.sleep(behaviour.head_delay_ms / 1000)
     reply_headers = {"x-request-id": f"req_{record.number}", **RATE_HEADERS}
     if behaviour.shape not in (Shape.NORMAL, Shape.TRUNCATED, Shape.JSON):
-        return await _misshapen(request, state, record, call, behaviour, reply_headers)
+        return await _misshapen(request, state, record, call, behaviour, reply_headers, wire_format)
     reply = compose(call, behaviour, reply_id=f"chatcmpl-{uuid4().hex}", created=int(time.time()))
     record.status = 200
     if not call.stream or behaviour.shape is Shape.JSON:
-        return await play_whole(request, state, record, reply, behaviour, reply_headers)
+        return await play_whole(request, state, record, reply, behaviour, reply_headers, wire_format=wire_format)
     return await play_stream(
         request,
         state,
@@ -135,7 +186,8 @@ async def _answer(request: web.Request, state: State, record: Record, raw: bytes
         reply,
         behaviour,
         reply_headers,
-        include_usage=call.include_usage,
+        wire_format=wire_format,
+        call=call,
         pace_ms=_pace_ms(request, state, behaviour),
     )
 
@@ -144,18 +196,18 @@ def _unknown(model: str) -> BadCall:
     return BadCall(404, f"The model '{model}' does not exist.", param="model", code="model_not_found")
 
 
-def _check_key(request: web.Request) -> None:
+def _check_key(request: web.Request, wire_format: Format = chat.FORMAT) -> None:
     state = request.app[STATE]
     if state.api_key is None:
         return
-    sent = request.headers.get("Authorization", "")
-    if not hmac.compare_digest(sent.encode(), f"Bearer {state.api_key}".encode()):
+    sent = wire_format.key({name.lower(): value for name, value in request.headers.items()})
+    if not hmac.compare_digest(sent.encode(), state.api_key.encode()):
         raise BadCall(401, "Incorrect API key provided.", code="invalid_api_key", kind="authentication_error")
 
 
-def _read(record: Record, raw: bytes) -> tuple[dict[str, Any], Call]:
+def _read(record: Record, raw: bytes, wire_format: Format, asked: Asked) -> tuple[dict[str, Any], Call]:
     try:
-        body, call = read_call(raw)
+        body, call = wire_format.read(raw, asked)
     except BadCall:
         record.body = recordable(raw, raw.decode(errors="replace"))
         raise
@@ -172,9 +224,15 @@ def _pace_ms(request: web.Request, state: State, behaviour: Behaviour) -> int:
 
 
 async def _misshapen(
-    request: web.Request, state: State, record: Record, call: Call, behaviour: Behaviour, headers: dict[str, str]
+    request: web.Request,
+    state: State,
+    record: Record,
+    call: Call,
+    behaviour: Behaviour,
+    headers: dict[str, str],
+    wire_format: Format,
 ) -> web.StreamResponse:
-    """Everything that is no chat completion."""
+    """Everything that is no answer."""
     if behaviour.retry_after_s is not None:
         headers["Retry-After"] = behaviour.retry_after_s
     status = behaviour.status
@@ -182,8 +240,9 @@ async def _misshapen(
         case Shape.ERROR:
             kind, code = ERRORS.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
             code = behaviour.code or code
-            body = encode_error(BROKEN_BY_US, "insufficient_quota" if code == "insufficient_quota" else kind, code)
-            return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+            kind = "insufficient_quota" if code == "insufficient_quota" else kind
+            body, more = wire_format.encode_error(Failure(status=status, message=BROKEN_BY_US, kind=kind, code=code))
+            return web.Response(body=body, status=status, content_type="application/json", headers={**headers, **more})
         case Shape.BARE:
             if 300 <= status < 400:
                 headers["Location"] = "http://127.0.0.1:9/"
@@ -192,7 +251,7 @@ async def _misshapen(
         case Shape.HTML:
             return web.Response(body=HTML, status=status, content_type="text/html", headers=headers)
         case Shape.EMPTY:
-            kind = "text/event-stream" if call.stream else "application/json"
+            kind = wire_format.stream_type.partition(";")[0] if call.stream else "application/json"
             return web.Response(body=b"", content_type=kind, headers=headers)
         case Shape.HANG:
             await asyncio.Event().wait()

@@ -1,4 +1,6 @@
-"""A chat completion's body, checked the way OpenAI checks it: a wrong field is refused by name."""
+"""A call as every format comes to it, in the terms of OpenAI's chat completions; and a chat completion's body, checked the
+way OpenAI checks it: a wrong field is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 
 
 class BadCall(Exception):
-    """An error reply: status, and the four fields of an OpenAI error object."""
+    """An error reply: status, and the four fields of an OpenAI error object; each format has its own words for them."""
 
     def __init__(
         self,
@@ -29,8 +31,8 @@ class BadCall(Exception):
         kind: str = "invalid_request_error",
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.error = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.status, self.message = status, message
+        self.param, self.code, self.kind = param, code, kind
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +55,12 @@ class Call:
     response_format: Mapping[str, Any] | None
     think: bool
     prompt_tokens: int
+    show_thoughts: bool = True
+    """Whether thoughts are told in words."""
+    seal_thoughts: bool = False
+    """Whether thoughts are given out encrypted as well (Responses)."""
+    sse: bool = True
+    """Whether a stream is server-sent events; Gemini also has one growing JSON array."""
 
     @property
     def last(self) -> dict[str, Any]:

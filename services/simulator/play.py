@@ -11,7 +11,8 @@ from aiohttp import web
 
 from services.simulator.answer import Reply
 from services.simulator.behaviour import Behaviour, Break, Shape
-from services.simulator.encode import MALFORMED, Step, encode_error, encode_events, encode_reply, error_event
+from services.simulator.call import Call
+from services.simulator.formats.base import Failure, Format, Step
 from services.simulator.state import Record, State
 
 BATCH_BYTES = 16 * 1024
@@ -34,13 +35,20 @@ def drop_connection(request: web.Request, *, reset: bool = False) -> None:
 
 
 async def play_whole(
-    request: web.Request, state: State, record: Record, reply: Reply, behaviour: Behaviour, headers: dict[str, str]
+    request: web.Request,
+    state: State,
+    record: Record,
+    reply: Reply,
+    behaviour: Behaviour,
+    headers: dict[str, str],
+    *,
+    wire_format: Format,
 ) -> web.StreamResponse:
     """A reply without a stream."""
     await asyncio.sleep((behaviour.first_token_delay_ms) / 1000)
-    payload = encode_reply(reply, behaviour)
+    payload = wire_format.encode_reply(reply, behaviour)
     if behaviour.break_kind is Break.ERROR:
-        payload = encode_error(BROKEN_BY_US, "server_error", "server_error")
+        payload, _ = wire_format.encode_error(Failure(status=500, message=BROKEN_BY_US, code="server_error"))
     elif behaviour.shape is Shape.TRUNCATED or behaviour.break_kind is Break.MALFORMED:
         payload = payload[: len(payload) // 2]
     elif behaviour.break_kind is not Break.NONE:
@@ -72,19 +80,19 @@ async def play_stream(
     behaviour: Behaviour,
     headers: dict[str, str],
     *,
-    include_usage: bool,
+    wire_format: Format,
+    call: Call,
     pace_ms: int,
 ) -> web.StreamResponse:
-    """A reply as server-sent events."""
-    response = web.StreamResponse(
-        headers={**headers, "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-    )
+    """A reply as a stream."""
+    kind = wire_format.stream_type if call.sse else "application/json; charset=utf-8"
+    response = web.StreamResponse(headers={**headers, "Content-Type": kind, "Cache-Control": "no-cache"})
     await response.prepare(request)
     await asyncio.sleep(behaviour.first_token_delay_ms / 1000)
-    events = encode_events(reply, behaviour, include_usage=include_usage)
+    events = wire_format.encode_events(reply, behaviour, call)
     if behaviour.shape is Shape.TRUNCATED:
         events = _truncated(events)
-    writer = _Writer(response, behaviour)
+    writer = _Writer(response, behaviour, wire_format)
     try:
         await _write_events(writer, events, behaviour, record, pace_ms)
     except Broken:
@@ -124,10 +132,10 @@ async def _break(writer: _Writer, behaviour: Behaviour) -> bool:
         case Break.CUT | Break.RESET:
             raise Broken
         case Break.MALFORMED:
-            await writer.write(MALFORMED)
+            await writer.write(writer.wire_format.malformed)
             return False
         case Break.ERROR:
-            await writer.write(error_event(BROKEN_BY_US))
+            await writer.write(writer.wire_format.error_event(BROKEN_BY_US))
             await writer.flush()
     return True
 
@@ -152,13 +160,14 @@ def _truncated(events: Iterator[tuple[Step, bytes]]) -> Iterator[tuple[Step, byt
 class _Writer:
     """Events onto one response: joined for speed, or with the line ends, comments and cuts that were asked for."""
 
-    def __init__(self, response: web.StreamResponse, behaviour: Behaviour) -> None:
+    def __init__(self, response: web.StreamResponse, behaviour: Behaviour, wire_format: Format) -> None:
         self._response = response
         self._behaviour = behaviour
+        self.wire_format = wire_format
         self._waiting = bytearray()
 
     async def write(self, event: bytes) -> None:
-        if self._behaviour.comments:
+        if self._behaviour.comments and self.wire_format.lines:
             self._waiting += b": keep-alive\n\n"
         self._waiting += event
         if len(self._waiting) >= BATCH_BYTES:
@@ -169,8 +178,8 @@ class _Writer:
             return
         waiting = bytes(self._waiting)
         self._waiting.clear()
-        if self._behaviour.crlf:
-            waiting = waiting.replace(b"\n", b"\r\n")
+        if self._behaviour.crlf and self.wire_format.lines:
+            waiting = waiting.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         size = self._behaviour.split_bytes or len(waiting)
         for start in range(0, len(waiting), size):
             await self._response.write(waiting[start : start + size])

@@ -80,10 +80,10 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
         await finish_stream(x, tap, held)
     except TransportError as error:
         note(x, tap)
-        await cut_stream(x, attempt.failure_of(error))
+        await cut_stream(x, tap, attempt.failure_of(error))
     except MalformedReply as error:
         note(x, tap)
-        await cut_stream(x, malformed(str(error), response, b""))
+        await cut_stream(x, tap, malformed(str(error), response, b""))
     finally:
         note(x, tap)
 
@@ -108,7 +108,7 @@ async def finish_stream(x: Exchange, tap: Tap, held: bytes) -> None:
             tail += tap.terminator
     else:
         note(x, tap)
-        await cut_stream(x, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
+        await cut_stream(x, tap, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
         return
     if not x.sink.started:
         await x.sink.start(answer_headers(x) | stream_headers(x))
@@ -116,12 +116,12 @@ async def finish_stream(x: Exchange, tap: Tap, held: bytes) -> None:
         await x.sink.write(tail)
 
 
-async def cut_stream(x: Exchange, failure: Failure) -> None:
+async def cut_stream(x: Exchange, tap: Tap, failure: Failure) -> None:
     """A stream that broke: a clean error when the client has seen nothing, an error event when it has."""
     refused = attempt.refused(x, failure)
     if not x.sink.started:
         raise refused
-    await x.sink.write(x.bridge.stream_error(refused.refusal))
+    await x.sink.write(x.bridge.stream_error(refused.refusal, tap.sequence))
 
 
 def note(x: Exchange, tap: Tap) -> None:

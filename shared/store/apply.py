@@ -192,8 +192,8 @@ class Applying:
         if base_url is None:
             raise DocumentError(f"{at}.base_url: provider {entry.provider!r} needs one")
         prefix = entry.prefix or (entry.name if provider.base_url is None else provider.prefix)
-        if prefix == RESERVED_PREFIX:
-            raise DocumentError(f"{at}.prefix: {RESERVED_PREFIX!r} is the built-in simulator's")
+        if prefix == RESERVED_PREFIX or prefix.startswith(f"{RESERVED_PREFIX}-"):
+            raise DocumentError(f"{at}.prefix: {prefix!r} is the built-in simulator's")
         organisation_id = None
         if entry.organisation is not None:
             found = "SELECT id FROM organisations WHERE name = :name"

@@ -36,6 +36,11 @@ class Tap(Protocol):
     first_token_seen: bool
     terminator: bytes
 
+    @property
+    def sequence(self) -> int:
+        """How many events the client was sent, where its format numbers them; else 0."""
+        ...
+
     def feed(self, chunk: bytes) -> bytes: ...
 
     def close(self) -> bytes: ...
@@ -56,7 +61,9 @@ class Bridge(Protocol):
 
     def tap(self, *, hide_usage: bool) -> Tap: ...
 
-    def stream_error(self, refusal: Refusal) -> bytes: ...
+    def stream_error(self, refusal: Refusal, sequence: int) -> bytes:
+        """`sequence`: the tap's."""
+        ...
 
     def provider_message(self, body: bytes) -> str | None:
         """What a provider's error says, where its body is none that the client could read; else None."""

@@ -36,6 +36,7 @@ from shared.wire.canonical import (
 from shared.wire.envelope import invalid_field
 from shared.wire.openai_chat.encode import one_choice_only
 from shared.wire.reply import MalformedReply
+from shared.wire.schema import required
 from shared.wire.translate import json_error_message as error_message
 from shared.wire.turns import Names, paired, result_text
 
@@ -57,8 +58,9 @@ def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
     dropped: list[str] = []
     body: dict[str, Any] = {"model": model.model_id, "messages": _messages(call, names)}
     plain = {
-        "max_tokens": call.max_tokens, "temperature": call.temperature, "p": call.top_p, "k": call.top_k, "seed": call.seed,
-        "frequency_penalty": call.frequency_penalty, "presence_penalty": call.presence_penalty,
+        "max_tokens": call.max_tokens, "temperature": call.temperature, "p": _within(call.top_p, 0.01, 0.99),
+        "k": _within(call.top_k, 0, 500), "seed": call.seed, "frequency_penalty": _within(call.frequency_penalty, 0, 1),
+        "presence_penalty": _within(call.presence_penalty, 0, 1),
     }  # fmt: skip
     body.update({name: value for name, value in plain.items() if value is not None})
     if call.stop:
@@ -76,6 +78,11 @@ def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
     for name, value in call.extra.items():
         body.setdefault(name, value)
     return Encoded(body=orjson.dumps(body), dropped=tuple(dict.fromkeys(dropped)), names=names.back)
+
+
+def _within(value: float | None, least: float, most: float) -> float | None:
+    """Cohere's ranges are narrower than others': top_p of 1, say, is refused."""
+    return None if value is None else min(max(value, least), most)
 
 
 def _messages(call: Call, names: Names) -> list[dict[str, Any]]:
@@ -165,9 +172,12 @@ def _tool(tool: Tool, names: Names) -> dict[str, Any]:
 
 def _answer(call: Call, model: Model, body: dict[str, Any]) -> None:
     if call.output is not None and call.output.kind != "text":
+        if "tools" in body:
+            field = call.named("output")
+            raise invalid_field(field, f"Cohere gives JSON or calls tools, not both: '{field}' cannot go with tools.")
         body["response_format"] = {"type": "json_object"}
         if call.output.kind == "schema":
-            body["response_format"]["schema"] = call.output.schema or {"type": "object"}
+            body["response_format"]["json_schema"] = required(call.output.schema or {"type": "object"})
     asked = call.reasoning
     if asked is not None and asked.asked:
         body["thinking"] = {"type": "disabled" if asked.off else "enabled"}

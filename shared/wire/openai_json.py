@@ -154,7 +154,7 @@ class JsonPassthrough:
     def tap(self, *, hide_usage: bool) -> ChatTap:
         return ChatTap(hide_usage)
 
-    def stream_error(self, refusal: Refusal) -> bytes:
+    def stream_error(self, refusal: Refusal, sequence: int) -> bytes:
         return openai_chat.encode_stream_error(refusal)
 
     def provider_message(self, body: bytes) -> str | None:

@@ -56,7 +56,7 @@ class ChatPassthrough:
     def tap(self, *, hide_usage: bool) -> ChatTap:
         return ChatTap(hide_usage)
 
-    def stream_error(self, refusal: Refusal) -> bytes:
+    def stream_error(self, refusal: Refusal, sequence: int) -> bytes:
         return openai_chat.encode_stream_error(refusal)
 
     def provider_message(self, body: bytes) -> str | None:
@@ -121,8 +121,8 @@ class NativePassthrough:
     def tap(self, *, hide_usage: bool) -> ListeningTap:
         return ListeningTap(self._provider.stream_decoder())
 
-    def stream_error(self, refusal: Refusal) -> bytes:
-        return self._client.encode_stream_error(refusal)
+    def stream_error(self, refusal: Refusal, sequence: int) -> bytes:
+        return self._client.encode_stream_error(refusal, sequence)
 
     def provider_message(self, body: bytes) -> str | None:
         return None
@@ -142,6 +142,10 @@ class ListeningTap:
         self.done = False
         self.events = self.deltas = self.content_bytes = 0
         self.first_token_seen = False
+
+    @property
+    def sequence(self) -> int:
+        return self.events
 
     def feed(self, chunk: bytes) -> bytes:
         """Raises MalformedReply."""

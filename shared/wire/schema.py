@@ -121,6 +121,63 @@ def _tidy(made: Schema) -> Schema:
     return made
 
 
+UNCHECKED = frozenset(
+    {
+        "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "maxItems",
+        "uniqueItems", "minProperties", "maxProperties", "minContains", "maxContains",
+    }
+)  # fmt: skip
+FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"})
+
+
+def closed(schema: Any) -> Any:
+    """Claude's structured outputs: every object is closed, and bounds that its grammar cannot hold are said in words.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/structured-outputs (JSON Schema limitations); Anthropic's own
+    SDKs bend schemas in the same way.
+    """
+    if type(schema) is list:
+        return [closed(entry) for entry in schema]
+    if type(schema) is not dict:
+        return schema
+    made: Schema = {}
+    bounds: list[str] = []
+    for key, value in schema.items():
+        if key in UNCHECKED or (key == "minItems" and value not in (0, 1)) or (key == "format" and value not in FORMATS):
+            bounds.append(f"{key}: {value}")
+        elif key in NAMED and type(value) is dict:
+            made[key] = {name: closed(each) for name, each in value.items()}
+        else:
+            made["anyOf" if key == "oneOf" else key] = value if key in LITERAL else closed(value)
+    if made.get("type") == "object" or "properties" in made:
+        made["additionalProperties"] = False
+    if bounds:
+        made["description"] = " ".join(filter(None, [made.get("description"), f"({', '.join(bounds)})"]))
+    return made
+
+
+LITERAL = ("enum", "default", "example", "examples", "const", "required")
+
+
+def required(schema: Any) -> Any:
+    """Cohere: every object needs a required property; where none is named, all are."""
+    if type(schema) is list:
+        return [required(entry) for entry in schema]
+    if type(schema) is not dict:
+        return schema
+    made = {
+        key: {name: required(each) for name, each in value.items()}
+        if key in NAMED and type(value) is dict
+        else value
+        if key in LITERAL
+        else required(value)
+        for key, value in schema.items()
+    }
+    if type(made.get("properties")) is dict and made["properties"] and not made.get("required"):
+        made["required"] = list(made["properties"])
+    return made
+
+
 def _table(value: Any) -> Schema:
     return value if type(value) is dict else {}
 

@@ -66,6 +66,8 @@ class ChatTap:
     """One stream's tap. Feed it the provider's chunks and send on what it returns; `b""` means: hold."""
 
     terminator = DONE
+    sequence = 0
+    """Chat numbers no events."""
 
     def __init__(self, hide_usage: bool) -> None:
         self.usage: Usage | None = None

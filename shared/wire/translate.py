@@ -54,7 +54,7 @@ class ClientHalf(msgspec.Struct, frozen=True):
     encode_reply: Callable[[Reply, Stamp], bytes]
     stream_encoder: Callable[[Stamp], Encoder]
     encode_refusal: Callable[[Refusal, str | None], tuple[int, dict[str, str], bytes]]
-    encode_stream_error: Callable[[Refusal], bytes]
+    encode_stream_error: Callable[[Refusal, int], bytes]
     ping: bytes
 
 
@@ -102,8 +102,8 @@ class Translation:
             self._client.encode_stream_error,
         )
 
-    def stream_error(self, refusal: Refusal) -> bytes:
-        return self._client.encode_stream_error(refusal)
+    def stream_error(self, refusal: Refusal, sequence: int) -> bytes:
+        return self._client.encode_stream_error(refusal, sequence)
 
     def provider_message(self, body: bytes) -> str | None:
         return self._provider.error_message(body)
@@ -154,7 +154,7 @@ class TranslatingTap:
 
     terminator = b""
 
-    def __init__(self, decoder: Decoder, encoder: Encoder, tools: Tools, encode_error: Callable[[Refusal], bytes]) -> None:
+    def __init__(self, decoder: Decoder, encoder: Encoder, tools: Tools, encode_error: Callable[[Refusal, int], bytes]) -> None:
         self._decoder, self._encoder, self._tools, self._encode_error = decoder, encoder, tools, encode_error
         self._withheld = False
         """The open part is a custom tool's call that travels as JSON: it can be given out only when it is whole."""
@@ -164,6 +164,11 @@ class TranslatingTap:
         self.done = False
         self.events = self.deltas = self.content_bytes = 0
         self.first_token_seen = False
+
+    @property
+    def sequence(self) -> int:
+        """How many events the client was sent, where its format numbers them."""
+        return getattr(self._encoder, "sequence", 0)
 
     def feed(self, chunk: bytes) -> bytes:
         """The client's bytes. Raises MalformedReply."""
@@ -194,7 +199,8 @@ class TranslatingTap:
             case Failed():
                 self.error = event.raw or b"{}"
                 message = f"The provider failed in the middle of its answer: {event.message[:300]}"
-                return self._encode_error(Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message))
+                refusal = Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message)
+                return self._encode_error(refusal, self.sequence)
         return self._restored(event) if self._tools else self._encoder.feed(event)
 
     def _restored(self, event: Event) -> bytes:

@@ -92,6 +92,7 @@ def series() -> set[str]:
 @pytest.mark.parametrize(("page", "arguments"), command_lines(), ids=lambda value: str(value)[:60])
 def test_every_command_parses(page: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WAYSTATION_KEY", "sk-ws-of-the-reader")
     if "-f" in arguments:
         at = arguments.index("-f") + 1
         arguments = [*arguments[:at], Path(arguments[at]).name, *arguments[at + 1 :]]

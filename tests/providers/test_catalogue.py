@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
 from shared.domain.catalogue import Auth, Provider, WireFormat
@@ -83,7 +84,13 @@ USD = 1_000_000_000
 
 @pytest.fixture(scope="module")
 def catalogue() -> dict[str, Provider]:
-    return load()
+    """Without the simulator's other formats."""
+    return {name: provider for name, provider in load().items() if not name.startswith("demo-")}
+
+
+@pytest.fixture(scope="module")
+def rehearsed() -> dict[str, Provider]:
+    return {name: provider for name, provider in load().items() if name.startswith("demo")}
 
 
 def test_every_provider_is_where_its_documentation_says(catalogue: dict[str, Provider]) -> None:
@@ -231,19 +238,26 @@ def test_usage_may_only_be_asked_for_where_stream_options_are_not_dropped(catalo
     assert contradicting == []
 
 
-def test_every_demo_model_is_one_the_simulator_knows(catalogue: dict[str, Provider]) -> None:
-    demo = catalogue["demo"].models
-    assert [model_id for model_id in demo if parse_behaviour(model_id) is None] == []
-    assert set(MODELS) <= set(demo)
+def test_every_wire_format_can_be_rehearsed(rehearsed: dict[str, Provider]) -> None:
+    assert {provider.wire_format for provider in rehearsed.values()} == set(WireFormat)
+    assert set(rehearsed) == set(SIMULATED)
 
 
-def test_demo_models_are_bounded_and_priced_so_that_budgets_can_be_tried(catalogue: dict[str, Provider]) -> None:
-    demo = catalogue["demo"].models
-    assert {model.max_output_tokens for model in demo.values()} == {MAX_OUTPUT_TOKENS}
-    assert all(model.price is not None for model in demo.values())
+def test_every_demo_model_is_one_the_simulator_knows(rehearsed: dict[str, Provider]) -> None:
+    for provider in rehearsed.values():
+        known = [model_id.removeprefix("anthropic.") for model_id in provider.models]
+        assert [model_id for model_id in known if parse_behaviour(model_id) is None] == []
+    assert set(MODELS) <= set(rehearsed["demo"].models)
+
+
+def test_demo_models_are_bounded_and_priced_so_that_budgets_can_be_tried(rehearsed: dict[str, Provider]) -> None:
+    everything = [model for provider in rehearsed.values() for model in provider.models.values()]
+    assert {model.max_output_tokens for model in everything} == {MAX_OUTPUT_TOKENS}
+    assert all(model.price is not None for model in everything)
+    demo = rehearsed["demo"].models
     assert {demo[model_id].context_tokens for model_id in MODELS} == {CONTEXT_TOKENS}
 
 
-def test_the_catalogue_holds_one_file_for_each_provider(catalogue: dict[str, Provider]) -> None:
-    assert sorted(path.stem for path in CATALOGUE.glob("*.toml")) == sorted(catalogue)
+def test_the_catalogue_holds_one_file_for_each_provider(catalogue: dict[str, Provider], rehearsed: dict[str, Provider]) -> None:
+    assert sorted(path.stem for path in CATALOGUE.glob("*.toml")) == sorted({*catalogue, *rehearsed})
     assert set(BASE_URLS) <= set(catalogue)

@@ -292,7 +292,7 @@ async def test_pictures_and_texts_in_parts_are_counted(client: openai.AsyncOpenA
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
     ]
     reply = await client.chat.completions.create(model="chat", messages=[{"role": "user", "content": parts}])
-    assert reply.choices[0].message.content == "You said: what is this"
+    assert reply.choices[0].message.content == "You said: what is this [image/png, 3 bytes]"
     assert reply.usage is not None
     assert reply.usage.prompt_tokens == 4 + 3 + 85
 

@@ -59,12 +59,12 @@ def refusal(**fields: Any) -> BadCall:
 )
 def test_the_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     refused = refusal(**fields)
-    assert (refused.status, refused.error["error"]["param"]) == (400, param)
+    assert (refused.status, refused.param) == (400, param)
 
 
 def test_a_prompt_beyond_the_context_has_its_own_code() -> None:
     refused = refusal(messages=[{"role": "user", "content": "word " * 128_001}])
-    assert refused.error["error"]["code"] == "context_length_exceeded"
+    assert refused.code == "context_length_exceeded"
 
 
 def test_null_is_the_same_as_absent() -> None:

@@ -85,7 +85,7 @@ def test_a_json_schema_travels_as_text() -> None:
     made = translated().sent(body(output_config={"format": {"type": "json_schema", "schema": schema}}))
     wanted = made["outputConfig"]["textFormat"]
     assert wanted["type"] == "json_schema"
-    assert orjson.loads(wanted["structure"]["jsonSchema"]["schema"]) == schema
+    assert orjson.loads(wanted["structure"]["jsonSchema"]["schema"]) == schema | {"additionalProperties": False}
 
 
 def test_history_with_calls_but_no_tools_still_names_them() -> None:

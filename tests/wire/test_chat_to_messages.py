@@ -253,7 +253,32 @@ def test_forced_and_single_tools() -> None:
 def test_a_schema_is_asked_for_in_the_vendors_way() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": True}}
     made = translated().sent(body(response_format=wanted))
-    assert made["output_config"] == {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    assert made["output_config"] == {
+        "format": {"type": "json_schema", "schema": {"type": "object", "additionalProperties": False}}
+    }
+
+
+def test_a_schema_is_closed_and_its_bounds_are_said_in_words() -> None:
+    """Claude's grammar knows neither bounds nor open objects (structured outputs: JSON Schema limitations)."""
+    days = {"type": "array", "minItems": 2, "items": {"type": "integer", "minimum": 1, "description": "A day."}}
+    zone = {"oneOf": [{"type": "string", "format": "uuid"}, {"type": "string", "format": "zone"}]}
+    wanted = {"type": "object", "properties": {"days": days, "minimum": zone}, "required": ["days"]}
+    made = translated().sent(body(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": wanted}}))
+    assert made["output_config"]["format"]["schema"] == {
+        "type": "object",
+        "properties": {
+            "days": {
+                "type": "array",
+                "items": {"type": "integer", "description": "A day. (minimum: 1)"},
+                "description": "(minItems: 2)",
+            },
+            "minimum": {
+                "anyOf": [{"type": "string", "format": "uuid"}, {"type": "string", "description": "(format: zone)"}],
+            },
+        },
+        "required": ["days"],
+        "additionalProperties": False,
+    }
 
 
 def test_at_most_four_breakpoints_the_systems_among_them() -> None:

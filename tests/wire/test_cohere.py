@@ -38,7 +38,6 @@ def test_a_call_in_coheres_words() -> None:
             stop=["x"],
             user="me",
             reasoning_effort="none",
-            response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
         )
     )
     assert made == {
@@ -58,16 +57,32 @@ def test_a_call_in_coheres_words() -> None:
         "stop_sequences": ["x"],
         "tools": [OTHER],
         "tool_choice": "REQUIRED",
-        "response_format": {"type": "json_object", "schema": {"type": "object"}},
         "thinking": {"type": "disabled"},
     }
     assert bridge.dropped == ["user"]
+
+
+def test_a_schema_has_a_required_field_in_every_object() -> None:
+    """Cohere refuses a schema without one; the field's name is the SDK's (JsonObjectResponseFormatV2)."""
+    inner = {"type": "object", "properties": {"b": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"a": inner, "c": {"type": "integer"}}, "required": ["c"]}
+    made = translated().sent(body(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}))
+    assert made["response_format"] == {
+        "type": "json_object",
+        "json_schema": schema | {"properties": {"a": inner | {"required": ["b"]}, "c": {"type": "integer"}}},
+    }
+
+
+def test_values_beyond_coheres_ranges_are_its_nearest() -> None:
+    made = translated().sent(body(top_p=1, frequency_penalty=-1, presence_penalty=2))
+    assert (made["p"], made["frequency_penalty"], made["presence_penalty"]) == (0.99, 0, 1)
 
 
 @pytest.mark.parametrize(
     "given",
     [
         body(n=2),
+        body(tools=[OTHER], response_format={"type": "json_object"}),
         body({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}]}),
     ],
 )

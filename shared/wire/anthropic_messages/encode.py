@@ -25,6 +25,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.envelope import invalid_field
 from shared.wire.openai_chat.encode import one_choice_only
+from shared.wire.schema import closed
 from shared.wire.turns import Ids, Names, merged, paired
 
 MODERN = re.compile(r"claude-(?:opus-4-[78]|(?:opus|sonnet|haiku|fable|mythos)-[5-9])")
@@ -237,7 +238,7 @@ class _Encoder:
                 budget = asked.as_budget(self.max_tokens, LEAST_BUDGET) or LEAST_BUDGET
                 body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         if call.output is not None and call.output.kind == "schema":
-            config["format"] = {"type": "json_schema", "schema": call.output.schema or {"type": "object"}}
+            config["format"] = {"type": "json_schema", "schema": closed(call.output.schema or {"type": "object"})}
         if config:
             body["output_config"] = config
 

@@ -78,7 +78,7 @@ def _body(refusal: Refusal, request_id: str | None) -> bytes:
     return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
 
 
-def encode_stream_error(refusal: Refusal) -> bytes:
+def encode_stream_error(refusal: Refusal, sequence: int = 0) -> bytes:
     """The event that ends a stream which went wrong after it began; no message_stop follows it."""
     return named({"type": "error", "error": {"type": kind_of(refusal), "message": message_of(refusal)}})
 

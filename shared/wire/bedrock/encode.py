@@ -15,6 +15,7 @@ from shared.wire.anthropic_messages.encode import LEAST_BUDGET, MODERN, argument
 from shared.wire.canonical import Cache, Call, Encoded, Media, Part, Text, Thinking, Tool, ToolCall, ToolResult, Turn
 from shared.wire.envelope import invalid_field
 from shared.wire.openai_chat.encode import one_choice_only
+from shared.wire.schema import closed
 from shared.wire.turns import Ids, Names, merged, paired
 
 JSON_ONLY = "Answer with one JSON object and nothing else."
@@ -207,7 +208,7 @@ class _Encoder:
     def schema(self) -> dict[str, Any]:
         wanted = self.call.output
         assert wanted is not None
-        made = {"schema": orjson.dumps(wanted.schema or {"type": "object"}).decode(), "name": wanted.name or "answer"}
+        made = {"schema": orjson.dumps(closed(wanted.schema or {"type": "object"})).decode(), "name": wanted.name or "answer"}
         if wanted.description:
             made["description"] = wanted.description
         return {"type": "json_schema", "structure": {"jsonSchema": made}}

@@ -25,7 +25,7 @@ def encode_refusal(refusal: Refusal, request_id: str | None) -> tuple[int, dict[
     return status, headers, refusal.raw_body if refusal.raw_body is not None else _body(refusal)
 
 
-def encode_stream_error(refusal: Refusal) -> bytes:
+def encode_stream_error(refusal: Refusal, sequence: int = 0) -> bytes:
     """The event that ends a stream which went wrong after it began."""
     return b"data: " + _body(refusal) + b"\r\n\r\n"
 

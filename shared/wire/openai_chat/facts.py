@@ -246,7 +246,7 @@ def encode_refusal(refusal: Refusal, request_id: str | None) -> tuple[int, dict[
     return refusal.status, headers, _error_object(refusal)
 
 
-def encode_stream_error(refusal: Refusal) -> bytes:
+def encode_stream_error(refusal: Refusal, sequence: int = 0) -> bytes:
     """The event that ends a stream which went wrong after it began; no `[DONE]` follows it."""
     return sse.event(_error_object(refusal))
 

@@ -25,12 +25,12 @@ CODES: dict[Reason, str] = {
 }
 
 
-def encode_stream_error(refusal: Refusal) -> bytes:
-    """The event that ends a stream which went wrong after it began."""
+def encode_stream_error(refusal: Refusal, sequence: int = 0) -> bytes:
+    """The event that ends a stream which went wrong after it began. `sequence`: how many events came before."""
     message = refusal.message
     if refusal.retry_after_s is not None:
         message = f"{message} Please try again in {refusal.retry_after_s:g}s."
     error = {"code": CODES.get(refusal.reason, "server_error"), "message": message}
     response = {"object": "response", "status": "failed", "error": error, "output": []}
-    body = orjson.dumps({"type": "response.failed", "sequence_number": 0, "response": response})
+    body = orjson.dumps({"type": "response.failed", "sequence_number": sequence, "response": response})
     return b"event: response.failed\ndata: " + body + b"\n\n"

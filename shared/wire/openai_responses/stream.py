@@ -183,7 +183,7 @@ class StreamEncoder:
 
     def __init__(self, stamp: Stamp) -> None:
         self._stamp = stamp
-        self._sequence = 0
+        self.sequence = 0
         self._started = False
         self._items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
@@ -224,8 +224,8 @@ class StreamEncoder:
         return self._event("response.created", response=response) + self._event("response.in_progress", response=response)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
-        body = {"type": kind, "sequence_number": self._sequence, **fields}
-        self._sequence += 1
+        body = {"type": kind, "sequence_number": self.sequence, **fields}
+        self.sequence += 1
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(body))
 
     def _place(self) -> dict[str, Any]:
@@ -263,8 +263,8 @@ class StreamEncoder:
     def _delta(self, text: str) -> bytes:
         if self._hidden or not text:
             return b""
-        self._sequence += 1
-        return b'%b,"sequence_number":%d,"delta":%b}\n\n' % (self._head, self._sequence - 1, orjson.dumps(text))
+        self.sequence += 1
+        return b'%b,"sequence_number":%d,"delta":%b}\n\n' % (self._head, self.sequence - 1, orjson.dumps(text))
 
     def _end(self, part: Text | Media | Thinking | ToolCall) -> bytes:
         if self._hidden:

@@ -1,9 +1,8 @@
-"""A Reply in the bytes of OpenAI's chat format: one JSON object, or the events of a stream."""
+"""OpenAI's chat format: one JSON object, or the events of a stream. How a body is read stands in call.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum, auto
 from itertools import zip_longest
 from typing import Any
 
@@ -11,6 +10,8 @@ import orjson
 
 from services.simulator.answer import Choice, Reply, usage_object
 from services.simulator.behaviour import Behaviour, Reporting
+from services.simulator.call import Call, read_call
+from services.simulator.formats.base import Asked, Failure, Format, Step, bearer
 
 FINGERPRINT = "fp_simulator"
 DONE = b"data: [DONE]\n\n"
@@ -18,12 +19,8 @@ MALFORMED = b'data: {"id":"broken","choices":[{"index":0,"delta":{"content":\n\n
 WRONG_USAGE = {"prompt_tokens": -5, "completion_tokens": 10**15, "total_tokens": "many"}
 
 
-class Step(Enum):
-    """What an event of a stream is, as far as pace and faults care."""
-
-    OPENING = auto()
-    TOKEN = auto()
-    CLOSING = auto()
+def read(raw: bytes, asked: Asked) -> tuple[dict[str, Any], Call]:
+    return read_call(raw)
 
 
 def encode_reply(reply: Reply, behaviour: Behaviour) -> bytes:
@@ -61,12 +58,14 @@ def _whole_choice(choice: Choice) -> dict[str, Any]:
     return {"index": choice.index, "message": message, "logprobs": None, "finish_reason": choice.finish_reason}
 
 
-def encode_error(message: str, kind: str, code: str | None) -> bytes:
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+def encode_error(failure: Failure) -> tuple[bytes, dict[str, str]]:
+    error = {"message": failure.message, "type": failure.kind, "param": failure.param, "code": failure.code}
+    return orjson.dumps({"error": error}), {}
 
 
-def encode_events(reply: Reply, behaviour: Behaviour, *, include_usage: bool) -> Iterator[tuple[Step, bytes]]:
+def encode_events(reply: Reply, behaviour: Behaviour, call: Call) -> Iterator[tuple[Step, bytes]]:
     """The events of the stream in order: roles, one token each (choices in turn), finishes, usage, [DONE]."""
+    include_usage = call.include_usage
     head = _head(reply)
     running = behaviour.reporting is Reporting.EVERY_CHUNK
     silent = running or behaviour.reporting is Reporting.NONE
@@ -92,7 +91,7 @@ def encode_events(reply: Reply, behaviour: Behaviour, *, include_usage: bool) ->
 
 
 def error_event(message: str) -> bytes:
-    return b"data: " + encode_error(message, "server_error", "server_error") + b"\n\n"
+    return b"data: " + encode_error(Failure(status=500, message=message, code="server_error"))[0] + b"\n\n"
 
 
 def _head(reply: Reply) -> bytes:
@@ -154,3 +153,14 @@ def _reported(reply: Reply, behaviour: Behaviour) -> dict[str, Any] | None:
 def _usage_so_far(reply: Reply, sent: int) -> bytes:
     usage = usage_object(reply.usage["prompt_tokens"], sent, 0, 0)
     return b',"usage":' + orjson.dumps(usage) + b"}\n\n"
+
+
+FORMAT = Format(
+    read=read,
+    encode_reply=encode_reply,
+    encode_events=encode_events,
+    encode_error=encode_error,
+    error_event=error_event,
+    malformed=MALFORMED,
+    key=bearer,
+)

@@ -1,0 +1,1 @@
+"""The matrix: every client format against every provider format, rehearsed on the simulator."""
