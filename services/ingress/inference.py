@@ -64,6 +64,8 @@ async def gemini(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     model, verb = of_gemini(request)
     if verb == "countTokens":
         return await counting.gemini(request, node, model)
+    if verb in ("embedContent", "batchEmbedContents"):
+        return await serve(request, node.gateway, node.streams, Operation.EMBEDDINGS, WireFormat.GEMINI, model=model)
     if verb not in GEMINI_VERBS:
         raise refuse(Reason.UNKNOWN_URL, 404, f"There is no {verb[:60]!r} here for Gemini's clients.", retry=False)
     sse = request.query.get("alt") == "sse"

@@ -6,6 +6,7 @@
     POST /v1beta/models/M:METHOD  Gemini: generateContent, streamGenerateContent, countTokens
     POST /v2/chat                 Cohere
     POST /model/M/converse        Bedrock, and converse-stream
+    POST /v1/embeddings, /v1beta/models/M:batchEmbedContents, /v2/embed, /v2/rerank    embed.py
     GET  /v1/models[/ID]          the models
     GET  /_control                every behaviour with its meaning, faults in force, counters
     POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …}], "pace_ms": 20}
@@ -30,6 +31,7 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
+from services.simulator import embed
 from services.simulator.answer import compose
 from services.simulator.behaviour import MODELS, RULES, Behaviour, Shape, parse_behaviour
 from services.simulator.call import BadCall, Call
@@ -69,7 +71,11 @@ def create_app(state: State | None = None) -> web.Application:
         app.router.add_post(f"{place}:generateContent", answering(gemini.FORMAT, stream=False))
         app.router.add_post(f"{place}:streamGenerateContent", answering(gemini.FORMAT, stream=True))
         app.router.add_post(f"{place}:countTokens", counting(gemini.FORMAT, gemini.read_count, "totalTokens"))
+    app.router.add_post("/v1beta/models/{model}:batchEmbedContents", embedding(gemini.FORMAT, embed.gemini))
+    app.router.add_post("/v1/embeddings", embedding(chat.FORMAT, embed.openai))
     app.router.add_post("/v2/chat", answering(cohere.FORMAT))
+    app.router.add_post("/v2/embed", embedding(cohere.FORMAT, embed.cohere))
+    app.router.add_post("/v2/rerank", embedding(cohere.FORMAT, embed.rerank))
     app.router.add_post("/model/{model}/converse", answering(bedrock.FORMAT, stream=False))
     app.router.add_post("/model/{model}/converse-stream", answering(bedrock.FORMAT, stream=True))
     app.router.add_get("/v1/models", list_models)
@@ -152,6 +158,29 @@ def counting(wire_format: Format, read: Callable[[bytes, Asked], tuple[dict[str,
         return _json({field: tokens})
 
     return count
+
+
+def embedding(wire_format: Format, answer: Callable[..., dict[str, Any]]) -> Handler:
+    """An endpoint of embed.py."""
+
+    async def embedded(request: web.Request) -> web.StreamResponse:
+        request[FORMAT] = wire_format
+        _check_key(request, wire_format)
+        raw = await request.read()
+        state, asked = request.app[STATE], _asked(request, None)
+        record = state.receive(request.method, request.path_qs, dict(asked.headers), None)
+        record.body = recordable(raw, raw.decode(errors="replace"))
+        try:
+            made = answer(raw, asked.model) if asked.model else answer(raw)
+        except BadCall as refused:
+            record.status = refused.status
+            state.end(record, "refused")
+            raise
+        record.status, record.body = 200, recordable(raw, orjson.loads(raw))
+        state.end(record, "complete")
+        return _json(made)
+
+    return embedded
 
 
 def _asked(request: web.Request, stream: bool | None) -> Asked:

@@ -49,7 +49,7 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     except MalformedReply as error:
         raise attempt.refused(x, malformed(str(error), response, body)) from None
     x.usage, x.finish_reason = reply.usage, reply.finish_reason
-    x.streamed_bytes = 0 if reply.usage is not None else len(body)
+    x.streamed_bytes = 0 if reply.usage is not None or x.call.max_tokens == 0 else len(body)
     x.outcome = Outcome.OK
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)

@@ -12,12 +12,23 @@ from typing import Any, Protocol
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
-from shared.wire import anthropic_messages, bedrock, cohere, facts, gemini, openai_chat, openai_json, openai_responses
+from shared.wire import (
+    anthropic_messages,
+    bedrock,
+    cohere,
+    embeddings,
+    facts,
+    gemini,
+    openai_chat,
+    openai_json,
+    openai_responses,
+)
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
 from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
+from shared.wire.rerank import Rerank
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
 __all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "passing", "read_facts"]
@@ -125,6 +136,8 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
 
 def read_facts(client: WireFormat, operation: str, envelope: Envelope, model: str | None, stream: bool | None) -> ChatCall:
     """What the gateway must know of a call. Raises Refused, naming the field."""
+    if operation == "embeddings" and client is WireFormat.GEMINI:
+        return facts.gemini_embeddings_facts(envelope, model)
     if operation != "chat":
         return openai_json.FACTS[operation](envelope, model, stream)
     if client is WireFormat.OPENAI_CHAT:
@@ -150,8 +163,20 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
     """The bridge for one attempt. Raises Refused when the provider has no such operation."""
     provider = deployment.provider
     if operation != "chat":
-        if provider.wire_format is not WireFormat.OPENAI_CHAT or operation not in provider.endpoints:
+        found = _beside_chat(client, provider.wire_format, stamp, operation) if operation in provider.endpoints else None
+        if found is None:
             raise invalid_field("model", f"{deployment.name} has no {operation} here: {provider.title} offers none.")
-        return SPEECH if operation == "speech" else JSON_OPERATION
+        return found
     plain = passing(client, deployment, sse=stamp.sse)
     return plain or Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
+
+
+def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operation: str) -> Bridge | None:
+    """The bridge of an operation that is no chat; None where none is known between these two."""
+    if client is provider is WireFormat.OPENAI_CHAT:
+        return SPEECH if operation == "speech" else JSON_OPERATION
+    if operation == "embeddings" and provider in embeddings.PROVIDERS:
+        return embeddings.Embeddings(embeddings.CLIENTS[client], embeddings.PROVIDERS[provider], stamp)
+    if operation == "rerank" and provider is WireFormat.COHERE:
+        return Rerank(stamp)
+    return None

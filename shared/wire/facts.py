@@ -90,6 +90,24 @@ def gemini_facts(envelope: Envelope, model: str | None = None, stream: bool | No
     return call
 
 
+def gemini_embeddings_facts(envelope: Envelope, model: str | None) -> ChatCall:
+    """`:embedContent`, `:batchEmbedContents`: the model is in the URL. Raises Refused."""
+    if envelope.value("content") is None and envelope.value("requests") is None:
+        raise invalid_field("content", "Missing required field 'content' (or 'requests').")
+    call = ChatCall(
+        model=checked_model(model or ""),
+        stream=False,
+        include_usage=False,
+        max_tokens=0,
+        choices=1,
+        messages=1,
+        media=NO_MEDIA,
+        body_bytes=len(envelope.body),
+    )
+    envelope.release()
+    return call
+
+
 def _integer(config: dict[str, Any], name: str, other: str, most: int) -> int | None:
     value = config.get(name, config.get(other))
     if value is None:

@@ -12,14 +12,13 @@ import msgspec
 import orjson
 
 from shared.domain.catalogue import Deployment
-from shared.domain.refusal import Refusal
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import openai_chat
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
 from shared.wire.facts import MAX_CHOICES, checked_model
 from shared.wire.openai_chat import NO_MEDIA, ChatCall
 from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts
-from shared.wire.tap import ChatTap
+from shared.wire.whole import WholeAnswers
 
 Facts = Callable[[Envelope, str | None, bool | None], ChatCall]
 
@@ -126,7 +125,7 @@ class _Meta(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_Meta).decode
 
 
-class JsonPassthrough:
+class JsonPassthrough(WholeAnswers):
     """One of these operations to a provider that has it. The answer may be no JSON (speech): it passes as it came."""
 
     def __init__(self, *, json_answer: bool = True) -> None:
@@ -150,12 +149,6 @@ class JsonPassthrough:
         except UNREADABLE:
             raise MalformedReply("answered with something that is no JSON object") from None
         return ReplyFacts(body=body, usage=read_usage(usage), finish_reason="stop")
-
-    def tap(self, *, hide_usage: bool) -> ChatTap:
-        return ChatTap(hide_usage)
-
-    def stream_error(self, refusal: Refusal, sequence: int) -> bytes:
-        return openai_chat.encode_stream_error(refusal)
 
     def provider_message(self, body: bytes) -> str | None:
         return None
