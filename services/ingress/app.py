@@ -28,6 +28,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/moderations": {"POST": inference.moderations},
     "/v1/rerank": {"POST": inference.rerank},
     "/v1/audio/speech": {"POST": inference.speech},
+    "/v1/audio/transcriptions": {"POST": inference.transcriptions},
     "/v1/messages": {"POST": inference.messages},
     "/v1/messages/count_tokens": {"POST": counting.messages},
     "/v1/models": {"GET": models.every_model},

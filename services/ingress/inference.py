@@ -50,6 +50,11 @@ def speech(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse
     return serve(request, node.gateway, node.streams, Operation.SPEECH, WireFormat.OPENAI_CHAT)
 
 
+def transcriptions(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+    """`POST /v1/audio/transcriptions` (OpenAI's form, OpenRouter's JSON)."""
+    return serve(request, node.gateway, node.streams, Operation.TRANSCRIPTIONS, WireFormat.OPENAI_CHAT)
+
+
 def responses(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
     """`POST /v1/responses` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_RESPONSES)
@@ -96,6 +101,7 @@ AT_PROVIDER: dict[str, tuple[str, WireFormat]] = {
     "moderations": (Operation.MODERATIONS, WireFormat.OPENAI_CHAT),
     "rerank": (Operation.RERANK, WireFormat.OPENAI_CHAT),
     "audio/speech": (Operation.SPEECH, WireFormat.OPENAI_CHAT),
+    "audio/transcriptions": (Operation.TRANSCRIPTIONS, WireFormat.OPENAI_CHAT),
 }
 PROVIDERS = "/v1/providers/"
 

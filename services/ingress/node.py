@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 SIMULATED = {
     "demo": "/v1", "demo-responses": "/v1", "demo-messages": "/v1", "demo-gemini": "/v1beta", "demo-cohere": "/v2",
-    "demo-bedrock": "",
+    "demo-bedrock": "", "demo-deepgram": "/v1", "demo-assemblyai": "/v2",
 }  # fmt: skip
 """The simulator's providers, one for each wire format, and where each has its API."""
 

@@ -7,6 +7,7 @@
     POST /v2/chat                 Cohere
     POST /model/M/converse        Bedrock, and converse-stream
     POST /v1/embeddings, /v1beta/models/M:batchEmbedContents, /v2/embed, /v2/rerank    embed.py
+    POST /v1/audio/transcriptions, /v1/listen, /v2/upload, /v2/transcript    listen.py
     GET  /v1/models[/ID]          the models
     GET  /_control                every behaviour with its meaning, faults in force, counters
     POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …}], "pace_ms": 20}
@@ -31,7 +32,7 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
-from services.simulator import embed
+from services.simulator import embed, listen
 from services.simulator.answer import compose
 from services.simulator.behaviour import MODELS, RULES, Behaviour, Shape, parse_behaviour
 from services.simulator.call import BadCall, Call
@@ -78,6 +79,7 @@ def create_app(state: State | None = None) -> web.Application:
     app.router.add_post("/v2/rerank", embedding(cohere.FORMAT, embed.rerank))
     app.router.add_post("/model/{model}/converse", answering(bedrock.FORMAT, stream=False))
     app.router.add_post("/model/{model}/converse-stream", answering(bedrock.FORMAT, stream=True))
+    listen.add_routes(app)
     app.router.add_get("/v1/models", list_models)
     app.router.add_get("/v1/models/{model:.+}", show_model)
     app.router.add_get("/_control", show_control)

@@ -16,10 +16,13 @@ class WireFormat(StrEnum):
     GEMINI = "gemini"
     COHERE = "cohere"
     BEDROCK = "bedrock"
+    DEEPGRAM = "deepgram"
+    ASSEMBLYAI = "assemblyai"
 
 
 class Auth(StrEnum):
     """How a credential travels. `bearer`: `Authorization: Bearer …`; the headers are called as they are; `none`: not at all.
+    `token`: `Authorization: Token …` (Deepgram); `authorization`: that header with nothing but the credential (AssemblyAI).
     `aws`: signed with SigV4 when it is ACCESS_KEY:SECRET_KEY[:SESSION_TOKEN], else a Bedrock API key as bearer."""
 
     BEARER = "bearer"
@@ -27,6 +30,8 @@ class Auth(StrEnum):
     X_GOOG_API_KEY = "x-goog-api-key"
     API_KEY = "api-key"
     AWS = "aws"
+    TOKEN = "token"  # noqa: S105
+    AUTHORIZATION = "authorization"
     NONE = "none"
 
 

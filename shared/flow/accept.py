@@ -10,11 +10,14 @@ from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
 from shared.wire.codec import read_facts
 from shared.wire.envelope import open_envelope
+from shared.wire.multipart import is_form, open_form
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange, Gateway
 
 MOST_RECOGNISED = 50_000
+FORMS = ("transcriptions",)
+"""Operations whose body may be multipart/form-data."""
 
 
 async def accept(x: Exchange) -> None:
@@ -26,10 +29,13 @@ async def accept(x: Exchange) -> None:
             Reason.OVERLOADED, 503, "This gateway node is at its limit of calls in flight. Retry shortly.",
             retry_after_s=1.0, retry=True,
         )  # fmt: skip
-    check_content_type(x.arrival.content_type)
+    content_type = x.arrival.content_type
+    form = content_type is not None and x.arrival.operation in FORMS and is_form(content_type)
+    if not form:
+        check_content_type(content_type)
     body = await x.arrival.read_body()
     x.body_bytes = len(body)
-    x.envelope = open_envelope(body)
+    x.envelope = open_form(body, content_type or "") if form else open_envelope(body)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
 
 

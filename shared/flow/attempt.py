@@ -20,6 +20,7 @@ from shared.upstream.transport import (
     UpstreamResponse,
 )
 from shared.wire.codec import Bridge, Stamp, bridge, passing
+from shared.wire.transcription import Passthrough, Transcription
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -43,6 +44,14 @@ async def attempt(x: Exchange) -> UpstreamResponse:
         request = encode(x)
         intend(x)
         x.sent_s = x.gateway.clock.monotonic_s()
+    except TransportError as error:
+        raise refused(x, failure_of(error)) from None
+    return await send(x, request)
+
+
+async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
+    """One request and its 2xx answer; anything else raises Refused."""
+    try:
         response = await x.gateway.transport.send(request)
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
@@ -62,6 +71,8 @@ def encode(x: Exchange) -> UpstreamRequest:
     assert reservation is not None
     arrival = x.arrival
     endpoint = arrival.operation
+    if endpoint == "transcriptions":
+        return first_step(x)
     try:
         x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
         body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
@@ -72,6 +83,19 @@ def encode(x: Exchange) -> UpstreamRequest:
         endpoint += "_stream"
     same = arrival.wire_format is deployment.provider.wire_format
     return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
+
+
+def first_step(x: Exchange) -> UpstreamRequest:
+    """A transcription's first request; transcribe.py does the others. Raises Refused, NothingSent."""
+    bridge = translating(x, x.arrival.operation)
+    assert isinstance(bridge, Passthrough | Transcription)
+    try:
+        x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call)
+    except Refused:
+        x.outcome = Outcome.REJECTED
+        raise
+    x.bridge = bridge
+    return x.gateway.credentials.step(x.deployment, x.step)
 
 
 def translating(x: Exchange, operation: str) -> Bridge:

@@ -36,6 +36,7 @@ from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
+from shared.wire.transcription import Step
 
 Headers = dict[str, str]
 
@@ -51,6 +52,7 @@ class Operation:
     MODERATIONS = "moderations"
     RERANK = "rerank"
     SPEECH = "speech"
+    TRANSCRIPTIONS = "transcriptions"
 
 
 class Sink(Protocol):
@@ -128,6 +130,8 @@ class Exchange:
     headers: Headers = field(default_factory=dict)
     # attempt and relay
     bridge: Bridge = field(init=False)
+    step: Step = field(init=False)
+    """The last request, where a call takes several (transcribe.py)."""
     dropped: list[str] = field(default_factory=list)
     sent_s: float | None = None
     first_token_s: float | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.domain.catalogue import WireFormat
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome
-from shared.flow import attempt, settle
+from shared.flow import attempt, settle, transcribe
 from shared.upstream.transport import TransportError, UpstreamResponse
 from shared.wire.codec import MalformedReply, Tap
 
@@ -44,6 +44,8 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
         body = await response.read(x.gateway.settings.max_reply_bytes)
     except TransportError as error:
         raise attempt.refused(x, attempt.failure_of(error)) from None
+    if x.arrival.operation == "transcriptions":
+        body = await transcribe.follow(x, body)
     try:
         reply = x.bridge.read_reply(body)
     except MalformedReply as error:
@@ -54,7 +56,8 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)
     speech = x.arrival.operation == "speech"
-    headers["Content-Type"] = response.headers.get("content-type", "audio/mpeg") if speech else "application/json"
+    said = response.headers.get("content-type", "audio/mpeg") if speech else "application/json"
+    headers["Content-Type"] = reply.content_type or said
     x.sink.reply(headers, reply.body)
 
 

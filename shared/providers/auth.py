@@ -13,4 +13,8 @@ def headers(auth: Auth, secret: str) -> list[tuple[str, str]]:
         raise ValueError("the credential is empty or has characters that no header can carry")
     if auth in (Auth.X_API_KEY, Auth.X_GOOG_API_KEY, Auth.API_KEY):
         return [(auth.value, secret)]
+    if auth is Auth.AUTHORIZATION:
+        return [("authorization", secret)]
+    if auth is Auth.TOKEN:
+        return [("authorization", f"Token {secret}")]
     return [("authorization", f"Bearer {secret}")]

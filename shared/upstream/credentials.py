@@ -17,6 +17,7 @@ from shared.store.secrets import SecretError, Vault, credential_context
 from shared.upstream.head import Head, split_url
 from shared.upstream.sigv4 import AccessKey, access_key, region_of, signature_headers
 from shared.upstream.transport import CredentialUnusable, NothingSent, UpstreamRequest
+from shared.wire.transcription.canonical import Step
 
 MANY = 4096
 USER_AGENT = "waystation"
@@ -73,6 +74,18 @@ class Credentials:
             idle_timeout_s=connection.idle_timeout_s,
         )
 
+    def step(self, deployment: Deployment, step: Step) -> UpstreamRequest:
+        """A request to a path of its own, where one call takes several (transcriptions). Raises NothingSent."""
+        connection, provider = deployment.connection, deployment.provider
+        entry = self._entry(connection, provider, step.path, method=step.method, content_type=step.content_type)
+        return UpstreamRequest(
+            head=entry.head.plus(provider.headers.items()) if provider.headers else entry.head,
+            body=step.body,
+            connect_timeout_s=connection.connect_timeout_s,
+            first_byte_timeout_s=connection.first_byte_timeout_s,
+            idle_timeout_s=connection.idle_timeout_s,
+        )
+
     def _remember(self, connection: Connection, provider: Provider, target: str) -> _Entry:
         entry = self._entry(connection, provider, target)
         self._entries.pop((connection.connection_id, target), None)
@@ -81,13 +94,21 @@ class Credentials:
         self._entries[connection.connection_id, target] = entry
         return entry
 
-    def _entry(self, connection: Connection, provider: Provider, target: str) -> _Entry:
-        lines = [("user-agent", USER_AGENT), ("content-type", "application/json")]
+    def _entry(
+        self,
+        connection: Connection,
+        provider: Provider,
+        target: str,
+        *,
+        method: str = "POST",
+        content_type: str = "application/json",
+    ) -> _Entry:
+        lines = [("user-agent", USER_AGENT), ("content-type", content_type)]
         try:
             origin, path = split_url(connection.base_url)
             path += target
             authorisation, sign = self._authorisation(connection, provider, origin.authority, path)
-            return _Entry(connection, provider, Head("POST", origin, path, lines + authorisation), sign)
+            return _Entry(connection, provider, Head(method, origin, path, lines + authorisation), sign)
         except ValueError as error:
             # A ValueError names the header or the URL's fault, never a value of a header.
             raise NothingSent(f"connection {connection.name!r} cannot be used: {error}") from None

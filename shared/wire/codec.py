@@ -29,6 +29,7 @@ from shared.wire.openai_chat import ChatCall
 from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
 from shared.wire.rerank import Rerank
+from shared.wire.transcription import transcription
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
 __all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "passing", "read_facts"]
@@ -167,16 +168,20 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
         if found is None:
             raise invalid_field("model", f"{deployment.name} has no {operation} here: {provider.title} offers none.")
         return found
+    if provider.wire_format not in PROVIDERS:
+        raise invalid_field("model", f"{deployment.name} is no chat model: {provider.title} offers none.")
     plain = passing(client, deployment, sse=stamp.sse)
     return plain or Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
 
 
 def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operation: str) -> Bridge | None:
     """The bridge of an operation that is no chat; None where none is known between these two."""
-    if client is provider is WireFormat.OPENAI_CHAT:
+    if client is provider is WireFormat.OPENAI_CHAT and operation != "transcriptions":
         return SPEECH if operation == "speech" else JSON_OPERATION
     if operation == "embeddings" and provider in embeddings.PROVIDERS:
         return embeddings.Embeddings(embeddings.CLIENTS[client], embeddings.PROVIDERS[provider], stamp)
+    if operation == "transcriptions":
+        return transcription(provider, stamp)
     if operation == "rerank" and provider is WireFormat.COHERE:
         return Rerank(stamp)
     return None

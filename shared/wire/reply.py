@@ -20,3 +20,5 @@ class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     usage: Usage | None
     finish_reason: str | None
+    content_type: str | None = None
+    """None: JSON, or for speech what the provider says."""

@@ -172,11 +172,15 @@ def test_an_unknown_key_is_named_with_its_line_and_what_is_known(text: str, erro
         ("base_url = 1", "acme.toml:4: base_url: must be a string"),
         ("base_url = ' '", "acme.toml:4: base_url: must not be empty"),
         ("auth = true", "acme.toml:4: auth: must be a string"),
-        ("auth = 'kerberos'", "acme.toml:4: auth: 'kerberos' is none of bearer, x-api-key, x-goog-api-key, api-key, aws, none"),
+        (
+            "auth = 'kerberos'",
+            "acme.toml:4: auth: 'kerberos' is none of bearer, x-api-key, x-goog-api-key, api-key, aws, token, "
+            "authorization, none",
+        ),
         (
             "wire_format = 'soap'",
             "acme.toml:4: wire_format: 'soap' is none of openai-chat, openai-responses, anthropic-messages, gemini, cohere, "
-            "bedrock",
+            "bedrock, deepgram, assemblyai",
         ),
         ("source = ['a']", "acme.toml:4: source: must be a string"),
         ("verified_on = '2026-07-02'", "acme.toml:4: verified_on: must be a date, like 2026-11-20"),
