@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -95,6 +96,23 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "rewritten", rewritten)
 
 
+class Params(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is dropped from, and set in, every body to a provider; in its own format's names (wire/params.py)."""
+
+    drop: tuple[str, ...] = ()
+    set: dict[str, Any] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.drop or self.set)
+
+    def then(self, more: Params) -> Params:
+        """Both; where they differ, `more` has the last word."""
+        return Params((*self.drop, *(name for name in more.drop if name not in self.drop)), self.set | more.set)
+
+
+NO_PARAMS = Params()
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One model of a provider. `None` means unknown, which a hard budget refuses."""
 
@@ -103,6 +121,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.TEXT})
     price: Price | None = None
+    params: Params = NO_PARAMS
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +138,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     """Sent with every call, e.g. anthropic-version."""
     quirks: Quirks = Quirks()
+    params: Params = NO_PARAMS
     data_policy: DataPolicy = DataPolicy()
     models: dict[str, Model] = {}
     source: str = ""
@@ -141,6 +161,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     sealed_credential: bytes | None = None
     credential_version: int = 0
     models: dict[str, Model] = {}
+    params: Params = NO_PARAMS
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 120.0
@@ -152,6 +173,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     provider: Provider
     connection: Connection
     model: Model
+    params: Params | None = None
+    """The provider's, the connection's and the model's together; None where there are none."""
+
+    def __post_init__(self) -> None:
+        params = self.provider.params.then(self.connection.params).then(self.model.params)
+        msgspec.structs.force_setattr(self, "params", params or None)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from shared.upstream.transport import (
     UpstreamRequest,
     UpstreamResponse,
 )
+from shared.wire import params
 from shared.wire.codec import Bridge, Stamp, bridge, passing
 from shared.wire.transcription import Passthrough, Transcription
 
@@ -76,6 +77,9 @@ def encode(x: Exchange) -> UpstreamRequest:
     try:
         x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
         body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
+        if deployment.params is not None:
+            body, without = params.applied(body, deployment.params)
+            x.dropped = [*x.dropped, *without]
     except Refused:
         x.outcome = Outcome.REJECTED
         raise

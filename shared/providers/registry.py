@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Provider, Quirks, WireFormat
+from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Params, Provider, Quirks, WireFormat
 from shared.domain.money import Price, usd_to_nano
+from shared.wire.params import guarded
 
 CATALOGUE = Path(__file__).parent / "catalogue"
 SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -80,6 +81,7 @@ def parse(text: str, file: str) -> Provider:
         endpoints=_endpoints(top.table("endpoints"), openai=wire_format is WireFormat.OPENAI_CHAT),
         headers=_headers(top.table("headers")),
         quirks=_quirks(top.table("quirks")),
+        params=_params(top),
         data_policy=_data_policy(top.table("data_policy")),
         models=_models(top.table("models"), source, verified_on),
         source=source,
@@ -126,6 +128,15 @@ def _quirks(table: _Table) -> Quirks:
     return quirks
 
 
+def _params(table: _Table) -> Params:
+    params = Params(tuple(table.texts("drop_params")), dict(table.table("set_params").values))
+    name = guarded(params)
+    if name is not None:
+        key = "drop_params" if guarded(Params(params.drop)) else "set_params"
+        table.fail((key,), f"{name!r} decides about routing or money and cannot be dropped or set")
+    return params
+
+
 def _data_policy(table: _Table) -> DataPolicy:
     policy = DataPolicy(
         trains=table.flag("trains"),
@@ -146,6 +157,7 @@ def _models(table: _Table, source: str, verified_on: str) -> dict[str, Model]:
             max_output_tokens=entry.count("max_output_tokens", most=MAX_TOKENS_OF_A_MODEL),
             capabilities=_capabilities(entry),
             price=_price(entry.table("price"), source, verified_on) if "price" in entry.values else None,
+            params=_params(entry),
         )
         entry.done()
     return models

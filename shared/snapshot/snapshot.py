@@ -147,6 +147,7 @@ class Snapshot:
                 max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
                 capabilities=model.capabilities | facts.capabilities,
                 price=model.price or facts.price,
+                params=facts.params.then(model.params),
             )
         price = self._prices.get(f"{connection.prefix}/{model.model_id}")
         return model if price is None else msgspec.structs.replace(model, price=price)

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.domain.catalogue import Model, Provider
+from shared.domain.catalogue import Model, Params, Provider
 from shared.domain.configuration import Configuration
 from shared.domain.identity import new_id
 from shared.domain.limits import Budget, Limit, Scope
@@ -212,6 +212,7 @@ class Applying:
                     context_tokens=model.context_tokens,
                     max_output_tokens=model.max_output_tokens,
                     capabilities=frozenset(model.capabilities),
+                    params=Params(model.drop_params, model.set_params),
                 )
             )
             for model in entry.models
@@ -223,6 +224,7 @@ class Applying:
             "organisation_id": organisation_id,
             "models": models,
             "timeouts": timeouts,
+            "params": msgspec.to_builtins(Params(entry.drop_params, entry.set_params)),
         }
 
     async def _put_connection(self, entry: ConnectionEntry, row: dict[str, Any]) -> None:
@@ -244,11 +246,12 @@ class Applying:
             return
         await self._db.execute(
             text(
-                "INSERT INTO connections (id, name, provider, prefix, base_url, organisation_id, models, timeouts, "
+                "INSERT INTO connections (id, name, provider, prefix, base_url, organisation_id, models, timeouts, params, "
                 "sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, :organisation_id, "
-                ":models, :timeouts, :sealed, :version) ON CONFLICT (name) DO UPDATE SET provider = excluded.provider, "
-                "prefix = excluded.prefix, base_url = excluded.base_url, organisation_id = excluded.organisation_id, "
-                "models = excluded.models, timeouts = excluded.timeouts, sealed_credential = excluded.sealed_credential, "
+                ":models, :timeouts, :params, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
+                "provider = excluded.provider, prefix = excluded.prefix, base_url = excluded.base_url, "
+                "organisation_id = excluded.organisation_id, models = excluded.models, timeouts = excluded.timeouts, "
+                "params = excluded.params, sealed_credential = excluded.sealed_credential, "
                 "credential_version = excluded.credential_version"
             ),
             row
@@ -257,6 +260,7 @@ class Applying:
                 "name": entry.name,
                 "models": json.dumps(row["models"]),
                 "timeouts": json.dumps(row["timeouts"]),
+                "params": json.dumps(row["params"]),
                 "sealed": sealed,
                 "version": version,
             },

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.domain.catalogue import Connection, Model
+from shared.domain.catalogue import Connection, Model, Params
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.domain.money import Price
@@ -98,6 +98,7 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
             sealed_credential=None if r.sealed_credential is None else bytes(r.sealed_credential),
             credential_version=r.credential_version,
             models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
+            params=msgspec.convert(r.params, Params),
             **r.timeouts,
         )
         for r in rows

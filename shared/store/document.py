@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from shared.domain.catalogue import Capability
+from shared.domain.catalogue import Capability, Params
 from shared.domain.limits import Mode, Period
 from shared.domain.money import Price, usd_to_nano
+from shared.wire.params import guarded
 
 
 class DocumentError(Exception):
@@ -46,6 +47,15 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _touchable(value: tuple[str, ...] | dict[str, Any]) -> Any:
+    name = guarded(Params(set=value) if isinstance(value, dict) else Params(drop=value))
+    if name is not None:
+        raise ValueError(f"{name!r} decides about routing or money and cannot be dropped or set")
+    return value
+
+
+DropParams = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], AfterValidator(_touchable)]
+SetParams = Annotated[dict[str, Any], AfterValidator(_touchable)]
 NanoUsd = Annotated[int, BeforeValidator(_usd)]
 Positive = Annotated[int, Field(gt=0, le=10**12)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -84,6 +94,8 @@ class ModelEntry(Strict):
     context_tokens: Positive | None = None
     max_output_tokens: Positive | None = None
     capabilities: tuple[Capability, ...] = (Capability.TEXT,)
+    drop_params: DropParams = ()
+    set_params: SetParams = {}
 
 
 def _model(value: object) -> object:
@@ -98,6 +110,8 @@ class ConnectionEntry(Strict):
     api_key: Annotated[str, AfterValidator(_secret_reference)] | None = None
     organisation: str | None = None
     models: tuple[Annotated[ModelEntry, BeforeValidator(_model)], ...] = ()
+    drop_params: DropParams = ()
+    set_params: SetParams = {}
     connect_timeout_s: Seconds | None = None
     first_byte_timeout_s: Seconds | None = None
     idle_timeout_s: Seconds | None = None

@@ -164,3 +164,22 @@ async def test_googles_retry_delay_is_the_clients_retry_after(cluster: Cluster) 
             session.post(url, json=call("own/some-model", max_tokens=5), headers=sent) as reply,
         ):
             assert (reply.status, reply.headers["Retry-After"]) == (429, "38")
+
+
+async def test_an_operators_params_are_the_last_word_on_a_body(cluster: Cluster) -> None:
+    entry = {
+        "name": "own", "provider": "gemini", "prefix": "own", "api_key": "env:LAB_KEY",
+        "drop_params": ["generationConfig.topK"], "set_params": {"safetySettings": [], "generationConfig": {"seed": 7}},
+        "models": [{"id": "some-model", "set_params": {"generationConfig.seed": 8}}],
+    }  # fmt: skip
+    async with scripted(whole(CANDIDATES)) as server:
+        await cluster.apply(connections=[entry | {"base_url": server.origin}])
+        await asyncio.sleep(0.8)
+        url, sent = cluster.url() + "/v1/chat/completions", {"Authorization": f"Bearer {cluster.key}"}
+        asked = call("own/some-model", max_tokens=50, top_k=5, seed=1)
+        async with aiohttp.ClientSession() as session, session.post(url, json=asked, headers=sent) as reply:
+            assert reply.status == 200
+            assert reply.headers["x-waystation-dropped"] == "generationConfig.topK"
+        body = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
+    assert body["generationConfig"] == {"maxOutputTokens": 50, "seed": 8}
+    assert body["safetySettings"] == []

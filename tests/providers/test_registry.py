@@ -149,7 +149,8 @@ def test_what_is_not_toml_names_the_line() -> None:
         ),
         (
             LEAST + '[models.a]\n[models."m-1.5"]\ncontext = 1\n',
-            'acme.toml:6: models."m-1.5".context: unknown key (known here: capabilities, context_tokens, max_output_tokens)',
+            'acme.toml:6: models."m-1.5".context: unknown key (known here: capabilities, context_tokens, '
+            "drop_params, max_output_tokens, set_params)",
         ),
         (
             PRICED + 'input = "1"\noutput = "2"\ncached = "1"\n',

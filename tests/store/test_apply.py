@@ -1,0 +1,137 @@
+"""A document into Postgres and back: what is written is what a snapshot is built from; a fault writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.domain.catalogue import Capability, Params
+from shared.domain.limits import Mode, Period, Scope
+from shared.providers import registry
+from shared.store import postgres, tenants
+from shared.store.apply import Changes, apply_document
+from shared.store.configuration import epoch, load
+from shared.store.document import Document, DocumentError
+from shared.store.secrets import Vault, credential_context, new_secret
+from shared.store.tenants import TenantError
+
+VAULT = Vault.from_secret(new_secret())
+CATALOGUE = registry.load()
+LAB = {"name": "lab", "provider": "custom", "base_url": "http://127.0.0.1:9/v1", "api_key": "env:LAB"}
+
+
+@pytest_asyncio.fixture
+async def pool(database_url: str) -> AsyncIterator[AsyncEngine]:
+    made = postgres.engine(database_url)
+    await tenants.bootstrap(made, VAULT)
+    yield made
+    await made.dispose()
+
+
+async def put(pool: AsyncEngine, *, secret: str = "sk-1", dry_run: bool = False, **document: Any) -> Changes:
+    made = Document.model_validate(document)
+    return await apply_document(pool, VAULT, made, CATALOGUE, dry_run=dry_run, secret=lambda _: secret)
+
+
+async def test_everything_comes_back_as_it_was_written(pool: AsyncEngine) -> None:
+    model = {"id": "big", "context_tokens": 1000, "capabilities": ["text", "tools"], "set_params": {"a": {"b": 1}}}
+    changes = await put(
+        pool,
+        organisations=[{"name": "acme", "teams": ["search"]}],
+        connections=[LAB | {"organisation": "acme", "models": [model], "drop_params": ["top_k"], "idle_timeout_s": 7}],
+        limits=[{"team": "acme/search", "rpm": 10, "tpm": 20, "concurrent": 3, "burst_rpm": 0, "mode": "shadow"}],
+        budgets=[{"organisation": "acme", "usd": "5/month"}, {"organisation": "acme", "usd": "1/day", "mode": "soft"}],
+        prices={"lab/big": {"input": "0.1", "output": "0.2", "request": "0.01", "version": "v1"}},
+    )
+    assert changes.lines == [
+        "+ organisation acme", "+ team acme/search", "+ connection lab (lab/…)", "+ limit of team acme/search",
+        "+ budget of organisation acme: 5/month USD per month", "+ budget of organisation acme: 1/day USD per day",
+        "+ price of lab/big (v1)",
+    ]  # fmt: skip
+    read = await load(pool)
+    assert read.epoch == changes.epoch == await epoch(pool)
+    (lab,) = read.connections
+    assert (lab.prefix, lab.provider, lab.idle_timeout_s, lab.connect_timeout_s) == ("lab", "custom", 7.0, 5.0)
+    assert (lab.params, lab.models["big"].params) == (Params(("top_k",)), Params(set={"a": {"b": 1}}))
+    assert lab.models["big"].capabilities == {Capability.TEXT, Capability.TOOLS}
+    assert lab.sealed_credential is not None
+    assert VAULT.unseal(lab.sealed_credential, credential_context(lab.connection_id, lab.credential_version)) == "sk-1"
+    (limit,) = read.limits
+    assert (limit.scope, limit.requests_per_minute, limit.burst_requests, limit.mode) == (Scope.TEAM, 10, 0, Mode.SHADOW)
+    assert {(budget.period, budget.limit_nano_usd, budget.hard) for budget in read.budgets} == {
+        (Period.MONTH, 5_000_000_000, True), (Period.DAY, 1_000_000_000, False),
+    }  # fmt: skip
+    assert read.prices["lab/big"].request_nano == 10_000_000
+
+
+async def test_the_same_document_again_changes_nothing(pool: AsyncEngine) -> None:
+    document: dict[str, Any] = {"connections": [LAB | {"models": ["a"]}], "prices": {"lab/a": {"input": 1, "output": 2}}}
+    assert (await put(pool, **document)).changed
+    before = await epoch(pool)
+    again = await put(pool, **document)
+    assert (again.lines, again.epoch, await epoch(pool)) == ([], None, before)
+
+
+async def test_a_dry_run_says_what_it_would_do_and_does_nothing(pool: AsyncEngine) -> None:
+    before = await load(pool)
+    changes = await put(pool, dry_run=True, connections=[LAB])
+    assert changes.lines == ["+ connection lab (lab/…)"]
+    assert await load(pool) == before
+
+
+async def test_a_rotated_credential_is_a_new_version_sealed_for_that_version_alone(pool: AsyncEngine) -> None:
+    await put(pool, connections=[LAB])
+    (old,) = (await load(pool)).connections
+    assert (await put(pool, secret="sk-2", connections=[LAB])).lines == ["~ connection lab (lab/…)"]
+    (new,) = (await load(pool)).connections
+    assert (new.connection_id, new.credential_version) == (old.connection_id, old.credential_version + 1)
+    bare = {name: value for name, value in LAB.items() if name != "api_key"}
+    await put(pool, connections=[bare])
+    (without,) = (await load(pool)).connections
+    assert without.sealed_credential is None
+
+
+async def test_a_changed_price_is_a_new_version_and_the_old_one_stays(pool: AsyncEngine) -> None:
+    await put(pool, prices={"lab/a": {"input": 1, "output": 2, "version": "one"}})
+    await put(pool, prices={"lab/a": {"input": 3, "output": 2, "version": "two"}})
+    assert (await load(pool)).prices["lab/a"].version == "two"
+    async with pool.connect() as connection:
+        rows = await connection.execute(text("SELECT version FROM prices ORDER BY id"))
+        assert [row.version for row in rows] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"connections": [LAB | {"provider": "nobody"}]}, "connections[0].provider: 'nobody' is not one of"),
+        ({"connections": [{"name": "a", "provider": "azure"}]}, "connections[0].base_url: provider 'azure' needs one"),
+        ({"connections": [LAB, LAB]}, "connections[1].name: 'lab' is there twice"),
+        ({"connections": [LAB | {"prefix": "demo-x"}]}, "connections[0].prefix: 'demo-x' is the built-in simulator's"),
+        ({"connections": [LAB, LAB | {"name": "b", "prefix": "lab", "base_url": "http://other/v1"}]}, "already belongs to"),
+        ({"connections": [LAB | {"organisation": "nobody"}]}, "there is no organisation 'nobody'"),
+        ({"limits": [{"team": "nobody", "rpm": 1}]}, "limits[0]"),
+        ({"budgets": [{"key": "nobody", "usd": 1}]}, "budgets[0]"),
+    ],
+)
+async def test_a_fault_writes_nothing(pool: AsyncEngine, document: dict[str, Any], told: str) -> None:
+    before = await load(pool)
+    with pytest.raises((DocumentError, TenantError)) as caught:
+        await put(pool, organisations=[{"name": "acme"}], **document)
+    assert told in str(caught.value)
+    assert await load(pool) == before
+
+
+async def test_only_keys_that_changed_are_read_again(pool: AsyncEngine) -> None:
+    before = await epoch(pool)
+    made = await tenants.create_key(pool, VAULT, team="default")
+    assert [row.key_id for row in (await load(pool, before)).keys] == [made.id]
+    between = await epoch(pool)
+    assert await tenants.revoke_key(pool, made.id)
+    assert [(row.key_id, row.revoked) for row in (await load(pool, between)).keys] == [(made.id, True)]
+    assert not await tenants.revoke_key(pool, "key_nobody")
+    assert len((await load(pool)).keys) == 2
