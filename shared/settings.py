@@ -43,6 +43,8 @@ class Settings:
     drain_delay_s: float = 0.0
     """How long a node goes on accepting after readiness turned to 503, so that balancers notice."""
     redis_deadline_s: float = 0.25
+    responses_kept_s: int = 86_400
+    """How long an answer of /v1/responses is kept for `previous_response_id`; 0: not at all."""
     metrics_port: int = 0
     """A worker's own /metrics; 0: none."""
     otlp_endpoint: str = ""

@@ -32,6 +32,7 @@ from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
 from shared.store.redis import Lane, client
+from shared.store.responses import Responses
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
 from shared.telemetry.log import Log
@@ -86,6 +87,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             wal=wal,
             transport=Session(),
             credentials=Credentials(vault),
+            responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,
             tracer=tracer(settings.otlp_endpoint, node_id),
             log=Log(enabled=settings.log_level in ("info", "debug")),

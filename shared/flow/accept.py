@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
+from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refused, refuse
+from shared.flow import stored
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
 from shared.wire.codec import read_facts
@@ -36,6 +38,8 @@ async def accept(x: Exchange) -> None:
     body = await x.arrival.read_body()
     x.body_bytes = len(body)
     x.envelope = open_form(body, content_type or "") if form else open_envelope(body)
+    if x.arrival.wire_format is WireFormat.OPENAI_RESPONSES:
+        await stored.recall(x)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
 
 

@@ -103,7 +103,14 @@ def first_step(x: Exchange) -> UpstreamRequest:
 
 
 def translating(x: Exchange, operation: str) -> Bridge:
-    stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model, sse=x.arrival.sse)
+    stamp = Stamp(
+        event_id=x.event_id,
+        created_s=int(x.gateway.clock.now_s()),
+        model=x.call.model,
+        sse=x.arrival.sse,
+        previous_response_id=x.previous_response_id,
+        stored=x.history is not None,
+    )
     return bridge(x.arrival.wire_format, x.deployment, stamp, operation)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.admission.gate import Gate, Reservation
 from shared.clock import Clock
@@ -26,6 +26,7 @@ from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempt, relay, settle
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
+from shared.store.responses import Responses
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
 from shared.telemetry.log import Log
@@ -101,6 +102,7 @@ class Gateway:
     wal: Wal
     transport: Transport
     credentials: Credentials
+    responses: Responses
     metrics: Metrics
     tracer: Tracer
     log: Log
@@ -141,6 +143,9 @@ class Exchange:
     streamed_deltas: int = 0
     streamed_bytes: int = 0
     finish_reason: str | None = None
+    previous_response_id: str | None = None
+    history: list[Any] | None = None
+    """Responses: every item of the input, those of earlier responses included; None: the answer is not to be kept."""
     # settle
     event: UsageEvent | None = None
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import orjson
+
 from shared.domain.catalogue import WireFormat
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome
-from shared.flow import attempt, settle, transcribe
+from shared.flow import attempt, settle, stored, transcribe
 from shared.upstream.transport import TransportError, UpstreamResponse
 from shared.wire.codec import MalformedReply, Tap
 
@@ -53,6 +55,8 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
     x.usage, x.finish_reason = reply.usage, reply.finish_reason
     x.streamed_bytes = 0 if reply.usage is not None or x.call.max_tokens == 0 else len(body)
     x.outcome = Outcome.OK
+    if x.history is not None:
+        await stored.keep(x, orjson.loads(reply.body))
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
     headers = answer_headers(x)
     speech = x.arrival.operation == "speech"
@@ -113,6 +117,8 @@ async def finish_stream(x: Exchange, tap: Tap, held: bytes) -> None:
         note(x, tap)
         await cut_stream(x, tap, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
         return
+    if x.history is not None and x.outcome is Outcome.OK:
+        await stored.keep(x, tap.response)
     if not x.sink.started:
         await x.sink.start(answer_headers(x) | stream_headers(x))
     if tail:

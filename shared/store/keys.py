@@ -48,6 +48,10 @@ def unconfirmed(budget_cell: bytes) -> bytes:
     return budget_cell + b":u"
 
 
+def response(organisation_id: str, team_id: str, response_id: str) -> bytes:
+    return f"ws:{{{organisation_id}}}:resp:{team_id}:{response_id}".encode()
+
+
 def reservations(organisation_id: str) -> bytes:
     return f"ws:{{{organisation_id}}}:rsv".encode()
 

@@ -111,12 +111,19 @@ class Vault:
 
     def seal(self, plain: str, context: str) -> bytes:
         """AES-256-GCM; opens only in the same `context`, so that a sealed value cannot be moved to another row."""
+        return self.seal_bytes(plain.encode(), context)
+
+    def seal_bytes(self, plain: bytes, context: str) -> bytes:
         nonce = os.urandom(12)
-        return nonce + self._aead.encrypt(nonce, plain.encode(), context.encode())
+        return nonce + self._aead.encrypt(nonce, plain, context.encode())
 
     def unseal(self, sealed: bytes, context: str) -> str:
+        """Raises SecretError."""
+        return self.unseal_bytes(sealed, context).decode()
+
+    def unseal_bytes(self, sealed: bytes, context: str) -> bytes:
         try:
-            return self._aead.decrypt(sealed[:12], sealed[12:], context.encode()).decode()
+            return self._aead.decrypt(sealed[:12], sealed[12:], context.encode())
         except InvalidTag:
             raise SecretError(
                 "a sealed credential does not open: was WAYSTATION_SECRET_KEY changed since it was stored?"

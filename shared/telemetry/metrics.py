@@ -140,6 +140,9 @@ class Metrics:
         self.usage_log_full = Counter(
             "waystation_usage_log_full_total", "Settlements that the node's own log could not take.", registry=registry
         )
+        self.response_not_kept = Counter(
+            "waystation_responses_not_kept_total", "Answers of /v1/responses that could not be stored.", registry=registry
+        )
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
         ProcessCollector(registry=registry)
 

@@ -435,6 +435,9 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     """Gemini: server-sent events, else one JSON array."""
     call: Call | None = None
     """The call that is answered, for formats that echo it."""
+    previous_response_id: str | None = None
+    stored: bool = False
+    """Responses: whether a later call can refer to this one."""
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,6 +49,11 @@ class Tap(Protocol):
     terminator: bytes
 
     @property
+    def response(self) -> dict[str, Any] | None:
+        """Responses: the whole of it, once it has ended."""
+        ...
+
+    @property
     def sequence(self) -> int:
         """How many events the client was sent, where its format numbers them; else 0."""
         ...

@@ -4,6 +4,8 @@ policy fields; the answer passes untouched, with a tap listening.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import orjson
 
@@ -146,6 +148,10 @@ class ListeningTap:
     @property
     def sequence(self) -> int:
         return self.events
+
+    @property
+    def response(self) -> dict[str, Any] | None:
+        return getattr(self._decoder, "response", None)
 
     def feed(self, chunk: bytes) -> bytes:
         """Raises MalformedReply."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import msgspec
 
@@ -68,6 +69,7 @@ class ChatTap:
     terminator = DONE
     sequence = 0
     """Chat numbers no events."""
+    response: dict[str, Any] | None = None
 
     def __init__(self, hide_usage: bool) -> None:
         self.usage: Usage | None = None

@@ -170,6 +170,10 @@ class TranslatingTap:
         """How many events the client was sent, where its format numbers them."""
         return getattr(self._encoder, "sequence", 0)
 
+    @property
+    def response(self) -> dict[str, Any] | None:
+        return getattr(self._encoder, "response", None)
+
     def feed(self, chunk: bytes) -> bytes:
         """The client's bytes. Raises MalformedReply."""
         return b"".join([self._event(event) for event in self._decoder.feed(chunk)])

@@ -49,9 +49,8 @@ NAMES = {"max_tokens": "max_output_tokens", "turns": "input", "system": "instruc
 
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:
     """Raises Refused, naming the field."""
-    for name in ("previous_response_id", "conversation"):
-        if values.get(name) is not None:  # never a silently fresh context
-            raise invalid_field(name, f"Nothing is stored here under {name!r}: send the whole input.")
+    if values.get("conversation") is not None:  # never a silently fresh context
+        raise invalid_field("conversation", "No conversations are stored here: use 'previous_response_id', or send the input.")
     items = _items(values)
     turns: list[Turn] = []
     more_tools: list[tuple[str, Values]] = []

@@ -189,18 +189,22 @@ def response_object(
     """The response; `stop` None: it is in progress."""
     reason = INCOMPLETE.get(stop) if stop is not None else None
     status = "in_progress" if stop is None else "incomplete" if reason else "failed" if error else "completed"
-    return {
-        "id": "resp_" + stamp.event_id.replace("-", ""),
-        "object": "response",
-        "created_at": stamp.created_s,
-        "status": status,
-        "background": False,
-        "error": error,
-        "incomplete_details": {"reason": reason} if reason else None,
-        "model": stamp.model,
-        "output": items,
-        "usage": None if usage is None else usage_object(usage),
-    } | _echo(stamp.call)
+    return (
+        {
+            "id": "resp_" + stamp.event_id.replace("-", ""),
+            "object": "response",
+            "created_at": stamp.created_s,
+            "status": status,
+            "background": False,
+            "error": error,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "model": stamp.model,
+            "output": items,
+            "usage": None if usage is None else usage_object(usage),
+        }
+        | _echo(stamp.call)
+        | {"previous_response_id": stamp.previous_response_id, "store": stamp.stored}
+    )
 
 
 def _echo(call: Call | None) -> dict[str, Any]:
@@ -211,9 +215,7 @@ def _echo(call: Call | None) -> dict[str, Any]:
         "max_output_tokens": call.max_tokens if call is not None else None,
         "metadata": (call.metadata if call is not None else None) or {},
         "parallel_tool_calls": call.parallel_tool_calls is not False if call is not None else True,
-        "previous_response_id": None,
         "reasoning": {"effort": reasoning.effort if reasoning else None, "summary": reasoning.summary if reasoning else None},
-        "store": False,
         "temperature": call.temperature if call is not None else None,
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",

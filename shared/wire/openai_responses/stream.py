@@ -50,6 +50,8 @@ class StreamDecoder:
         self._parts = Parts()
         self._stop: Stopped | None = None
         self._done = False
+        self.response: dict[str, Any] | None = None
+        """As the terminal event had it."""
 
     def feed(self, chunk: bytes) -> list[Event]:
         events: list[Event] = []
@@ -160,6 +162,7 @@ class StreamDecoder:
 
     def _completed(self, response: dict[str, Any]) -> list[Event]:
         events = self._parts.end()
+        self.response = response
         self._stop = Stopped(stop_of(response, self._parts.parts))
         usage = read_usage(response.get("usage"))
         return [*events, Used(usage)] if usage is not None else events
@@ -192,6 +195,8 @@ class StreamEncoder:
         self._head = b""
         self._usage: Usage | None = None
         self._stop = Stop.END
+        self.response: dict[str, Any] | None = None
+        """As the terminal event had it."""
 
     def feed(self, event: Event) -> bytes:
         match event:
@@ -213,8 +218,8 @@ class StreamEncoder:
     def close(self) -> bytes:
         out = self._start()
         kind = "response.incomplete" if self._stop in INCOMPLETE else "response.completed"
-        response = response_object(self._stamp, self._items, self._stop, self._usage or Usage())
-        return out + self._event(kind, response=response)
+        self.response = response_object(self._stamp, self._items, self._stop, self._usage or Usage())
+        return out + self._event(kind, response=self.response)
 
     def _start(self) -> bytes:
         if self._started:
