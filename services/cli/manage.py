@@ -54,6 +54,7 @@ def key() -> None:
 @click.option("--concurrent", type=click.IntRange(1), help="Calls in flight at once.")
 @click.option("--budget-usd", help="A hard budget like 5/month (day, week, month, total).")
 @click.option("--expires-days", type=click.IntRange(1), help="Days until the key expires.")
+@click.option("--admin", is_flag=True, help="It may change the installation's configuration over HTTP.")
 @json_option
 @guarded
 def create_key(
@@ -65,6 +66,7 @@ def create_key(
     concurrent: int | None,
     budget_usd: str | None,
     expires_days: int | None,
+    admin: bool,
     as_json: bool,
 ) -> None:
     """Create a key; it is shown this once."""
@@ -80,7 +82,7 @@ def create_key(
         async with database(settings) as pool:
             return await tenants.create_key(
                 pool, vault, team=team, organisation=organisation, name=name, rpm=rpm, tpm=tpm, concurrent=concurrent,
-                budget=budget, expires_at=expires_at,
+                budget=budget, expires_at=expires_at, admin=admin,
             )  # fmt: skip
 
     made = wait_for(work())
@@ -99,7 +101,7 @@ def list_keys(as_json: bool) -> None:
             return await tenants.list_keys(pool)
 
     rows = wait_for(work())
-    columns = ["id", "name", "organisation", "team", "last4", "created_at", "expires_at", "revoked_at"]
+    columns = ["id", "name", "organisation", "team", "last4", "created_at", "expires_at", "revoked_at", "admin"]
     answer(rows, table(rows, columns), as_json=as_json)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.ingress import counting, health, inference, models, responses
+from services.ingress import account, counting, health, inference, models, provider_models, responses
 from services.ingress.connection import check_head
 from services.ingress.node import Node
 from services.ingress.refusals import refusal_response
@@ -35,12 +35,21 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1beta/models": {"GET": models.every_model},
     "/api/models/catalog": {"GET": models.catalogue},
     "/api/v1/models": {"GET": models.every_model},
+    "/api/v1/key": {"GET": account.key},
+    "/api/v1/auth/key": {"GET": account.key},
+    "/api/v1/credits": {"GET": account.credits},
+    "/api/v1/generation": {"GET": account.generation},
     "/api/v1/chat/completions": {"POST": inference.chat},
     "/api/v1/responses": {"POST": inference.responses},
     "/api/v1/completions": {"POST": inference.completions},
     "/api/v1/embeddings": {"POST": inference.embeddings},
     "/api/v1/messages": {"POST": inference.messages},
     "/api/v1/rerank": {"POST": inference.rerank},
+    "/api/provider-models": {
+        "GET": provider_models.show,
+        "POST": provider_models.add,
+        "DELETE": provider_models.remove,
+    },
     "/livez": {"GET": health.livez},
     "/readyz": {"GET": health.readyz},
     "/metrics": {"GET": health.metrics},

@@ -58,6 +58,8 @@ class Node:
     watch: Watch
     lane: Lane
     streams: LiveStreams
+    pool: AsyncEngine
+    """For what is no call: lists, accounts."""
 
 
 @asynccontextmanager
@@ -93,7 +95,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s))
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.worker.pull import Pulling, pull_models
 from services.worker.reaper import Reaping, reap
 from services.worker.rollup import partitions, reconcile, roll_up_days
 from services.worker.usage import UsageConsumer, refuses_data
@@ -34,6 +35,8 @@ from shared.store import keys, postgres, queue
 from shared.store.redis import client
 from shared.store.secrets import SecretError, Vault
 from shared.telemetry import log as logs
+from shared.upstream.credentials import Credentials
+from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,9 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    context = {"pool": pool, "reaping": Reaping(redis, pool)}
+    session = Session()
+    pulling = Pulling(pool, session, Credentials(Vault.from_secret(settings.secret())))
+    context = {"pool": pool, "reaping": Reaping(redis, pool), "pulling": pulling}
     consuming = asyncio.ensure_future(consume(pool, consumer, stopping))
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
@@ -71,6 +76,7 @@ async def run(settings: Settings) -> None:
         for task in (told, recurring, measuring, consuming):
             task.cancel()
         await asyncio.gather(told, recurring, measuring, consuming, return_exceptions=True)
+        await session.close()
         await redis.aclose()
         await pool.dispose()
 
@@ -103,6 +109,7 @@ def timetable() -> list[CronJob]:
         cron(cast(Any, roll_up_days), minute=EVERY_10_MIN, second=30, **every),
         cron(cast(Any, reconcile), hour={3}, minute={15}, **(every | {"timeout": 600})),
         cron(cast(Any, partitions), hour=EVERY_6_H, minute=1, **every),
+        cron(cast(Any, pull_models), minute={7}, **(every | {"timeout": 600})),
     ]
 
 

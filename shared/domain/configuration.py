@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shared.domain.catalogue import Connection
+from shared.domain.catalogue import Connection, Model
 from shared.domain.limits import Budget, Limit
 from shared.domain.money import Price
 
@@ -22,6 +22,8 @@ class KeyRow(msgspec.Struct, frozen=True):
     digest: bytes
     expires_at_s: float | None
     revoked: bool
+    admin: bool = False
+    """Whether it may change the installation's configuration."""
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -33,3 +35,5 @@ class Configuration(msgspec.Struct, frozen=True):
     budgets: tuple[Budget, ...]
     connections: tuple[Connection, ...]
     prices: Mapping[str, Price]
+    models: Mapping[str, Mapping[str, Model]] = {}
+    """By provider and id: what was added to the catalogue at run time."""

@@ -29,6 +29,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
     revoked: bool
     limits: tuple[Limit, ...]
     budgets: tuple[Budget, ...]
+    admin: bool = False
 
 
 class Snapshot:
@@ -43,13 +44,15 @@ class Snapshot:
         connections: Sequence[Connection],
         prices: Mapping[str, Price],
         providers: Mapping[str, Provider],
+        added: Mapping[str, Mapping[str, Model]] | None = None,
     ) -> None:
         self.epoch = epoch
         self.key_rows = keys
         self._limits = _by_scope(limits)
         self._budgets = _by_scope(budgets)
         self._prices = prices
-        self._providers = providers
+        self._added = added or {}
+        self._providers = {name: _with(provider, self._added.get(name)) for name, provider in providers.items()}
         self._connections: dict[str, list[Connection]] = defaultdict(list)
         for connection in connections:
             provider = providers.get(connection.provider)
@@ -83,6 +86,7 @@ class Snapshot:
             revoked=row.revoked,
             limits=tuple(limit for scope in scopes for limit in self._limits.get(scope, ())),
             budgets=self.budgets_for(row.organisation_id, row.team_id, row.key_id),
+            admin=row.admin,
         )
         self._entries[public_id] = entry
         return entry
@@ -109,7 +113,7 @@ class Snapshot:
         listed: dict[str, Deployment] = {}
         for connection in self._visible(organisation_id):
             provider = self._providers[connection.provider]
-            for model_id in connection.models or provider.models:
+            for model_id in (*connection.models, *self._added.get(provider.name, ())) if connection.models else provider.models:
                 deployment = self.deployment(f"{connection.prefix}/{model_id}", organisation_id)
                 if deployment is not None:
                     listed.setdefault(deployment.name, deployment)
@@ -132,10 +136,16 @@ class Snapshot:
             provider = self._providers.get(connection.provider)
             if provider is None or connection.organisation_id not in (None, organisation_id):
                 continue
-            model = connection.models.get(model_id) if connection.models else Model(model_id=model_id)
+            model = self._allowed(connection, model_id)
             if model is not None:
                 return Deployment(provider=provider, connection=connection, model=self._known(connection, provider, model))
         return None
+
+    def _allowed(self, connection: Connection, model_id: str) -> Model | None:
+        """With a list of its own a connection serves what is on it, and what was added at run time; else anything."""
+        if not connection.models:
+            return Model(model_id=model_id)
+        return connection.models.get(model_id) or self._added.get(connection.provider, {}).get(model_id)
 
     def _known(self, connection: Connection, provider: Provider, model: Model) -> Model:
         """The model with what the catalogue and the operator's prices know about it; what a connection says wins."""
@@ -171,7 +181,13 @@ def build(
         (*built_in, *configuration.connections),
         configuration.prices,
         providers,
+        configuration.models,
     )
+
+
+def _with(provider: Provider, added: Mapping[str, Model] | None) -> Provider:
+    """The provider and what was added to it; the catalogue's own models stay as they are."""
+    return msgspec.structs.replace(provider, models={**added, **provider.models}) if added else provider
 
 
 def _by_scope(items: Iterable[Scoped]) -> dict[tuple[Scope, str], list[Scoped]]:

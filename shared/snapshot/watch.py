@@ -49,11 +49,12 @@ class Watch:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._told.wait(), LOOK_S)
                 self._told.clear()
-                await self._look()
+                await self.look()
         finally:
             listener.cancel()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Take in a new epoch, if there is one."""
         previous = self.snapshot
         try:
             async with asyncio.timeout(10):

@@ -37,6 +37,7 @@ async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:
                 budgets=await _budgets(connection),
                 connections=await _connections(connection),
                 prices=await _prices(connection),
+                models=await _models(connection),
             )
 
 
@@ -44,12 +45,13 @@ async def _keys(connection: AsyncConnection, after_epoch: int) -> tuple[KeyRow, 
     rows = await connection.execute(
         text(
             "SELECT id, public_id, organisation_id, team_id, name, digest, extract(epoch FROM expires_at)::float8 AS expires, "
-            "revoked_at IS NOT NULL AS revoked FROM keys WHERE epoch > :after"
+            "revoked_at IS NOT NULL AS revoked, admin FROM keys WHERE epoch > :after"
         ),
         {"after": after_epoch},
     )
     return tuple(
-        KeyRow(r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked) for r in rows
+        KeyRow(r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked, r.admin)
+        for r in rows
     )
 
 
@@ -103,6 +105,13 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
         )
         for r in rows
     )
+
+
+async def _models(connection: AsyncConnection) -> dict[str, dict[str, Model]]:
+    found: dict[str, dict[str, Model]] = {}
+    for row in await connection.execute(text("SELECT provider, model_id, model FROM provider_models")):
+        found.setdefault(row.provider, {})[row.model_id] = msgspec.convert(row.model, Model)
+    return found
 
 
 async def _prices(connection: AsyncConnection) -> dict[str, Price]:

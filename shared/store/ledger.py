@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
@@ -219,6 +220,23 @@ class PostgresSpent:
         return int(spent or 0), present
 
 
+async def event(pool: AsyncEngine, event_id: str) -> dict[str, Any] | None:
+    """One call as it was booked, its later adjustments added; None when it is not there (yet)."""
+    query = "SELECT * FROM usage_events WHERE event_id = :event_id AND occurred_at = :occurred_at ORDER BY entry"
+    try:
+        values = {"event_id": UUID(event_id), "occurred_at": uuid7_time(event_id)}
+    except (ValueError, OverflowError):
+        return None
+    async with pool.connect() as connection:
+        rows = [dict(row._mapping) for row in await connection.execute(text(query), values)]
+    if not rows:
+        return None
+    for name in SUMMED:
+        rows[0][name] = sum(int(row[name]) for row in rows)
+    return rows[0] | {"outcome": rows[-1]["outcome"]}
+
+
+SUMMED = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_nano_usd")
 BY = {
     "key": "key_id", "team": "team_id", "organisation": "organisation_id", "model": "model", "provider": "provider",
     "connection": "connection", "hour": "hour", "day": "date_trunc('day', hour, 'UTC')",

@@ -100,11 +100,12 @@ async def create_key(
     concurrent: int | None = None,
     budget: tuple[int, Period] | None = None,
     expires_at: datetime | None = None,
+    admin: bool = False,
 ) -> CreatedKey:
     """A key with its own limits and hard budget. Raises TenantError when the team is not there."""
     async with pool.begin() as connection:
         epoch = await bump(connection)
-        key = await _insert_key(connection, vault, epoch, organisation, team, name, expires_at)
+        key = await _insert_key(connection, vault, epoch, organisation, team, name, expires_at, admin=admin)
         if rpm is not None or tpm is not None or concurrent is not None:
             await put_limit(
                 connection,
@@ -137,8 +138,9 @@ async def revoke_key(pool: AsyncEngine, key_id: str) -> bool:
 async def list_keys(pool: AsyncEngine) -> list[dict[str, object]]:
     """Every key, without anything that could be used as one."""
     query = text(
-        "SELECT k.id, k.name, o.name AS organisation, t.name AS team, k.last4, k.created_at, k.expires_at, k.revoked_at "
-        "FROM keys k JOIN teams t ON t.id = k.team_id JOIN organisations o ON o.id = k.organisation_id ORDER BY k.created_at"
+        "SELECT k.id, k.name, o.name AS organisation, t.name AS team, k.last4, k.created_at, k.expires_at, k.revoked_at, "
+        "k.admin FROM keys k JOIN teams t ON t.id = k.team_id JOIN organisations o "
+        "ON o.id = k.organisation_id ORDER BY k.created_at"
     )
     async with pool.connect() as connection:
         rows = await connection.execute(query)
@@ -196,6 +198,8 @@ async def _insert_key(
     team: str,
     name: str,
     expires_at: datetime | None,
+    *,
+    admin: bool = False,
 ) -> CreatedKey:
     row = (
         await connection.execute(
@@ -211,8 +215,8 @@ async def _insert_key(
     minted, key_id = mint_key(), new_id("key")
     await connection.execute(
         text(
-            "INSERT INTO keys (id, public_id, organisation_id, team_id, name, last4, digest, expires_at, epoch) "
-            "VALUES (:id, :public_id, :org, :team, :name, :last4, :digest, :expires_at, :epoch)"
+            "INSERT INTO keys (id, public_id, organisation_id, team_id, name, last4, digest, expires_at, epoch, admin) "
+            "VALUES (:id, :public_id, :org, :team, :name, :last4, :digest, :expires_at, :epoch, :admin)"
         ),
         {
             "id": key_id,
@@ -224,7 +228,8 @@ async def _insert_key(
             "digest": vault.digest(minted.secret),
             "expires_at": expires_at,
             "epoch": epoch,
+            "admin": admin,
         },
     )
-    await audit(connection, "create", f"key {key_id}", team=team, name=name)
+    await audit(connection, "create", f"key {key_id}", team=team, name=name, admin=admin)
     return CreatedKey(key_id, minted.text)

@@ -1,0 +1,71 @@
+"""What OpenRouter's clients ask about a key and its calls, against the books."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from shared.store import tenants
+from tests.hosts.cluster import Cluster, call, running
+
+
+@pytest_asyncio.fixture
+async def cluster(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with running(database_url, redis_url, tmp_path) as started:
+        yield started
+
+
+async def ask(cluster: Cluster, path: str, key: str) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession() as session, session.get(cluster.url() + path, headers=headers) as reply:
+        return reply.status, await reply.json()
+
+
+async def called(cluster: Cluster, key: str) -> tuple[str, str]:
+    """Ids of a call: the answer's own, and the request's."""
+    headers = {"Authorization": f"Bearer {key}"}
+    url = f"{cluster.url()}/api/v1/chat/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json=call(max_tokens=50), headers=headers) as reply:
+        assert reply.status == 200
+        return (await reply.json())["id"], reply.headers["x-request-id"]
+
+
+async def test_a_keys_spending_and_what_is_left(cluster: Cluster) -> None:
+    bounded = await cluster.new_key(budget_nano=5_000_000_000, rpm=7)
+    _, request_id = await called(cluster, bounded.key)
+    (row,) = await cluster.booked(1)
+    cost = row["cost_nano_usd"] / 1e9
+    assert cost > 0
+    for path in ("/api/v1/key", "/api/v1/auth/key"):
+        status, told = await ask(cluster, path, bounded.key)
+        data = told["data"]
+        assert (status, data["usage"], data["usage_daily"], data["usage_monthly"]) == (200, cost, cost, cost)
+        assert (data["limit"], data["limit_reset"]) == (5.0, "monthly")
+        assert data["limit_remaining"] == pytest.approx(5.0 - cost)
+        assert data["rate_limit"]["requests"] == 7
+    _, told = await ask(cluster, "/api/v1/credits", bounded.key)
+    assert told["data"]["total_usage"] == cost
+    assert told["data"]["total_credits"] == pytest.approx(5.0)
+    _, free = await ask(cluster, "/api/v1/credits", cluster.key)
+    assert free["data"] == {"total_credits": None, "total_usage": 0}
+    _, free = await ask(cluster, "/api/v1/key", cluster.key)
+    assert (free["data"]["limit"], free["data"]["limit_remaining"], free["data"]["usage"]) == (None, None, 0)
+    status, told = await ask(cluster, f"/api/v1/generation?id={request_id}", bounded.key)
+    data = told["data"]
+    assert (status, data["id"], data["model"], data["total_cost"]) == (200, str(row["event_id"]), "lab/chat", cost)
+    assert (data["tokens_prompt"], data["tokens_completion"]) == (row["input_tokens"], row["output_tokens"])
+    assert (await ask(cluster, f"/api/v1/generation?id=gen-{request_id.replace('-', '')}", bounded.key))[0] == 200
+    for unknown in ("", "gen-1", "018f4e6a-7b1c-7d2e-9f3a-4b5c6d7e8f90", "ffffffff-ffff-7fff-ffff-ffffffffffff"):
+        assert (await ask(cluster, f"/api/v1/generation?id={unknown}", bounded.key))[0] == 404
+    await cluster.apply(organisations=[{"name": "default", "teams": ["rivals"]}])
+    rival = await tenants.create_key(cluster.pool, cluster.vault, team="rivals")
+    await asyncio.sleep(0.8)
+    status, told = await ask(cluster, f"/api/v1/generation?id={request_id}", rival.key)
+    assert (status, "no generation" in told["error"]["message"]) == (404, True)
+    assert (await ask(cluster, "/api/v1/key", "sk-ws-nobody"))[0] == 401
