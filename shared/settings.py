@@ -45,6 +45,8 @@ class Settings:
     redis_deadline_s: float = 0.25
     responses_kept_s: int = 86_400
     """How long an answer of /v1/responses is kept for `previous_response_id`; 0: not at all."""
+    fetch_private_addresses: bool = False
+    """Whether URLs of media may lead to private addresses and over http: for development."""
     metrics_port: int = 0
     """A worker's own /metrics; 0: none."""
     otlp_endpoint: str = ""
@@ -76,6 +78,13 @@ class Settings:
             raise SettingsError(f"WAYSTATION_SECRET_KEY_FILE: cannot read it: {error.strerror}") from error
 
 
+def _flag(name: str, raw: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if raw.lower() not in known:
+        raise SettingsError(f"{name}: must be true or false, got {raw!r}")
+    return known[raw.lower()]
+
+
 def _variable(field_name: str) -> str:
     if field_name in ("database_url", "redis_url"):
         return field_name.upper()
@@ -91,6 +100,8 @@ def _parse(name: str, raw: str, kind: str) -> object:
                 number = float(raw)
             case "Path":
                 return Path(raw).expanduser()
+            case "bool":
+                return _flag(name, raw)
             case _:
                 return raw
     except ValueError as error:

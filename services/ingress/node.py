@@ -39,6 +39,7 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import tracer
 from shared.upstream.credentials import Credentials
+from shared.upstream.guard import check_address
 from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             gate=gate,
             wal=wal,
             transport=Session(),
+            media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
             credentials=Credentials(vault),
             responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,
@@ -121,6 +123,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             gateway.log.flush()
             gateway.tracer.close()
             await gateway.transport.close()
+            await gateway.media.close()
         await lane.close()
         wal.close()
         await redis.aclose()

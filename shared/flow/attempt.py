@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
+from shared.flow.fetch import fetch
 from shared.providers.failure import classify, consequence, in_own_words
 from shared.store.wal import WalFull
 from shared.upstream.transport import (
@@ -22,6 +23,7 @@ from shared.upstream.transport import (
 from shared.wire import params
 from shared.wire.codec import Bridge, Stamp, bridge, passing
 from shared.wire.transcription import Passthrough, Transcription
+from shared.wire.translate import Translation
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -42,6 +44,8 @@ OUTCOME = {
 async def attempt(x: Exchange) -> UpstreamResponse:
     """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
     try:
+        if x.call.media.by_reference:
+            await fetch(x)
         request = encode(x)
         intend(x)
         x.sent_s = x.gateway.clock.monotonic_s()
@@ -111,7 +115,10 @@ def translating(x: Exchange, operation: str) -> Bridge:
         previous_response_id=x.previous_response_id,
         stored=x.history is not None,
     )
-    return bridge(x.arrival.wire_format, x.deployment, stamp, operation)
+    made = bridge(x.arrival.wire_format, x.deployment, stamp, operation)
+    if x.fetched and isinstance(made, Translation):
+        made.fetched = x.fetched
+    return made
 
 
 def intend(x: Exchange) -> None:

@@ -36,6 +36,7 @@ from shared.upstream.credentials import Credentials
 from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
+from shared.wire.inline import Fetched
 from shared.wire.openai_chat import ChatCall
 from shared.wire.transcription import Step
 
@@ -101,6 +102,8 @@ class Gateway:
     gate: Gate
     wal: Wal
     transport: Transport
+    media: Transport
+    """For URLs that clients name: guarded."""
     credentials: Credentials
     responses: Responses
     metrics: Metrics
@@ -134,6 +137,8 @@ class Exchange:
     bridge: Bridge = field(init=False)
     step: Step = field(init=False)
     """The last request, where a call takes several (transcribe.py)."""
+    fetched: dict[str, Fetched] = field(default_factory=dict)
+    """By URL: what providers that take only bytes get of it."""
     dropped: list[str] = field(default_factory=list)
     sent_s: float | None = None
     first_token_s: float | None = None

@@ -30,6 +30,7 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.envelope import Envelope
+from shared.wire.inline import Fetched, inlined
 from shared.wire.openai_chat.facts import ChatCall
 from shared.wire.reply import ReplyFacts
 
@@ -73,11 +74,15 @@ class Translation:
     def __init__(self, client: ClientHalf, provider: ProviderHalf, stamp: Stamp) -> None:
         self._client, self._provider, self._stamp = client, provider, stamp
         self._tools = Tools((), {})
+        self.fetched: Mapping[str, Fetched] = {}
+        """What the client named by URL, for a provider that takes only bytes."""
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
         decoded = self._client.decode_call(orjson.loads(envelope.body), model=call.model, stream=call.stream)
+        if self.fetched:
+            decoded = inlined(decoded, self.fetched)
         shown = decoded.reasoning is None or decoded.reasoning.show is not False
         self._stamp = replace(self._stamp, include_usage=decoded.include_usage, show_thinking=shown, call=decoded)
         if output_cap is not None:
