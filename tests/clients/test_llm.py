@@ -1,0 +1,61 @@
+"""`llm`, configured by what `waystation connect llm` writes: a prompt, streamed and not, a tool, a schema, an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.cli.connect import TOOLS, Target
+from tests.hosts.cluster import Cluster
+
+
+@pytest_asyncio.fixture
+async def home(cluster: Cluster, tmp_path: Path) -> Path:
+    where = tmp_path / "llm"
+    where.mkdir()
+    models = ""
+    for model in ("lab/chat", "lab/tools", "lab/json", "lab/fail-400"):
+        text = TOOLS["llm"](Target(cluster.url(), cluster.key, model)).text
+        models += text.replace("model_id: waystation", f"model_id: {model.removeprefix('lab/')}") + "  supports_schema: true\n"
+    (where / "extra-openai-models.yaml").write_text(models)
+    (where / "keys.json").write_text(json.dumps({"waystation": cluster.key}))
+    return where
+
+
+async def run(home: Path, *arguments: str) -> tuple[int, str, str]:
+    environment = {"LLM_USER_PATH": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "llm", *arguments, env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, errors = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode(), errors.decode()
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-stream",)])
+async def test_it_is_answered(home: Path, flags: tuple[str, ...]) -> None:
+    code, out, errors = await run(home, "-m", "chat", "Hello!", *flags)
+    assert (code, out.strip()) == (0, "You said: Hello!"), errors
+
+
+async def test_it_calls_its_tools(home: Path) -> None:
+    code, out, errors = await run(home, "-m", "tools", "-T", "llm_version", "which version?")
+    assert code == 0, errors
+    assert out.strip().startswith("The tool answered: 0.")
+
+
+async def test_it_is_answered_by_a_schema(home: Path) -> None:
+    code, out, errors = await run(home, "-m", "json", "--schema", "city, days int", "the forecast")
+    assert code == 0, errors
+    assert json.loads(out)["city"] == "Paris"
+
+
+async def test_it_says_what_is_wrong(home: Path) -> None:
+    code, _, errors = await run(home, "-m", "fail-400", "Hello!")
+    assert code != 0
+    assert "400" in errors or "asked to fail" in errors
