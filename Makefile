@@ -29,13 +29,19 @@ unit: $(VENV)/.installed-dev ## pytest on two processes
 	$(BIN)/pytest -n 2 -m "not soak and not clients" $(ARGS)
 
 CLIENTS := tests/clients/npm
+PYTHON_CLIENTS := tests/clients/python
 OFFLINE := $(shell unshare -n sh -c 'ip link set lo up' 2>/dev/null && echo unshare -n)
 
-test-clients: $(VENV)/.installed-dev $(CLIENTS)/node_modules/.installed ## the command line clients from npm, cut off from the network where that can be done
+test-clients: $(VENV)/.installed-dev $(CLIENTS)/node_modules/.installed $(PYTHON_CLIENTS)/.venv/.installed ## clients from npm and PyPI, cut off from the network where that can be done
 	$(OFFLINE) sh -c '$(if $(OFFLINE),ip link set lo up && )exec $(BIN)/pytest -m clients $(ARGS)'
 
 $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json
 	cd $(CLIENTS) && npm ci --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+$(PYTHON_CLIENTS)/.venv/.installed: $(PYTHON_CLIENTS)/requirements.lock | $(VENV)/bin/python
+	@$(PYTHON) -m venv $(PYTHON_CLIENTS)/.venv
+	$(PYTHON_CLIENTS)/.venv/bin/pip install -q --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 bench: $(VENV)/.installed-dev ## our CPU per call beside a bare aiohttp pass-through's
@@ -49,6 +55,8 @@ lock: ## write the lock files anew (needs uv)
 	for extras in ":" "-embedded:--extra embedded" "-dev:--extra embedded --extra dev"; do \
 	  uv pip compile pyproject.toml --extra build $${extras#*:} --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate -q -o requirements$${extras%%:*}.lock; done
+	uv pip compile $(PYTHON_CLIENTS)/requirements.in --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate -q -o $(PYTHON_CLIENTS)/requirements.lock
 
 clean: ## remove the virtual environment and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -119,3 +120,40 @@ async def test_codex(cluster: Cluster, tmp_path: Path, model: str, calls: int) -
     assert out.strip()
     assert len(cluster.provider.requests) >= calls
     await cluster.booked(calls)
+
+
+def node_path() -> str:
+    """Where these two find the runtime that they are scripts for."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    return f"{Path(node).parent}:/usr/bin:/bin"
+
+
+async def test_gemini_cli(cluster: Cluster, tmp_path: Path) -> None:
+    """Configured as `waystation connect gemini-cli` does it."""
+    advice = TOOLS["gemini-cli"](Target(cluster.url(), cluster.key, "lab/chat"))
+    path = tmp_path / str(advice.path)
+    path.parent.mkdir(parents=True)
+    path.write_text(advice.text)
+    code, out, errors = await run(
+        INSTALLED / ".bin" / "gemini", "-p", "say pong", "-m", "lab/chat", "--skip-trust", home=tmp_path,
+        variables=dict(advice.variables) | {"PATH": node_path(), "GEMINI_CLI_TRUST_WORKSPACE": "true"},
+    )  # fmt: skip
+    assert code == 0, out + errors
+    assert out.startswith("You said:")
+    assert "say pong" in json.dumps(cluster.provider.last.body)
+
+
+async def test_continue(cluster: Cluster, tmp_path: Path) -> None:
+    """Configured as `waystation connect continue` does it."""
+    advice = TOOLS["continue"](Target(cluster.url(), cluster.key, "lab/chat"))
+    path = tmp_path / str(advice.path)
+    path.parent.mkdir(parents=True)
+    path.write_text(advice.text)
+    code, out, errors = await run(
+        INSTALLED / ".bin" / "cn", "-p", "say pong", "--config", str(path), home=tmp_path,
+        variables={"PATH": node_path(), "CONTINUE_TELEMETRY_ENABLED": "0", "CONTINUE_CLI_AUTO_UPDATED": "1"},
+    )  # fmt: skip
+    assert code == 0, out + errors
+    assert "say pong" in out

@@ -1,0 +1,75 @@
+"""Python clients that want other versions of things than we do: LangChain, LiteLLM's SDK, aider. `make test-clients` gives
+them an environment of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cli.connect import TOOLS, Target
+from tests.hosts.cluster import Cluster
+
+pytestmark = pytest.mark.clients
+
+HERE = Path(__file__).parent / "python"
+BIN = HERE / ".venv" / "bin"
+
+
+async def run(program: str, *arguments: str, home: Path, **variables: str) -> tuple[int, str, str]:
+    if not (BIN / program).exists():
+        pytest.skip("the Python clients are not installed: make test-clients")
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb"} | variables
+    process = await asyncio.create_subprocess_exec(
+        str(BIN / program), *arguments, cwd=home, env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, errors = await asyncio.wait_for(process.communicate(), 110)
+    except TimeoutError:
+        process.kill()
+        raise
+    return process.returncode or 0, out.decode(), errors.decode()
+
+
+def check(told: dict[str, Any]) -> None:
+    assert told["said"] == told["streamed"] == "You said: Hello!"
+    assert told["calls"] == ["get_weather"]
+    assert told["answered"].startswith("The tool answered: 18 degrees")
+    assert told["error"].endswith("RequestError")
+
+
+async def test_langchain(cluster: Cluster, tmp_path: Path) -> None:
+    code, out, errors = await run("python", str(HERE / "langchain_client.py"), cluster.url(), cluster.key, home=tmp_path)
+    assert code == 0, errors[-2000:]
+    for told in json.loads(out.splitlines()[-1]).values():
+        check(told)
+        assert told["usage"] is True
+
+
+async def test_litellm(cluster: Cluster, tmp_path: Path) -> None:
+    code, out, errors = await run(
+        "python", str(HERE / "litellm_client.py"), cluster.url(), cluster.key,
+        home=tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True",
+    )  # fmt: skip
+    assert code == 0, errors[-2000:]
+    for told in json.loads(out.splitlines()[-1]).values():
+        check(told)
+        assert told["limited"] == "RateLimitError"
+
+
+async def test_aider(cluster: Cluster, tmp_path: Path) -> None:
+    """Configured as `waystation connect aider` does it."""
+    advice = TOOLS["aider"](Target(cluster.url(), cluster.key, "lab/chat"))
+    code, out, errors = await run(
+        "aider", "--model", "openai/lab/chat", "--message", "say pong", "--no-git", "--yes-always", "--no-analytics",
+        "--no-check-update", "--no-show-model-warnings", "--no-pretty", "--map-tokens", "0",
+        home=tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True", **dict(advice.variables),
+    )  # fmt: skip
+    assert code == 0, out + errors
+    assert "You said:" in out
+    assert "say pong" in out
+    assert len(cluster.provider.requests) >= 1
