@@ -157,3 +157,38 @@ async def test_continue(cluster: Cluster, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0, out + errors
     assert "say pong" in out
+
+
+@pytest.mark.parametrize("program", ["claude", "codex", "opencode"])
+async def test_a_429_is_tried_again(cluster: Cluster, tmp_path: Path, program: str) -> None:
+    cluster.provider.fail("fail-429-retry-0", model="chat", times=1)
+    variables: dict[str, str] = {}
+    command: list[str | Path]
+    match program:
+        case "claude":
+            command = [CLAUDE, "-p", "run it", "--model", "lab/chat", "--max-turns", "2"]
+            variables = {
+                "ANTHROPIC_BASE_URL": cluster.url(), "ANTHROPIC_AUTH_TOKEN": cluster.key,
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            }  # fmt: skip
+        case "codex":
+            advice = TOOLS["codex"](Target(cluster.url(), cluster.key, "lab/chat"))
+            path = tmp_path / str(advice.path)
+            path.parent.mkdir(parents=True)
+            path.write_text('approval_policy = "never"\nsandbox_mode = "danger-full-access"\n' + advice.text)
+            command, variables = [CODEX, "exec", "--skip-git-repo-check", "run it"], dict(advice.variables)
+        case _:
+            advice = TOOLS["opencode"](Target(cluster.url(), cluster.key, "lab/chat"))
+            path = tmp_path / str(advice.path)
+            path.parent.mkdir(parents=True)
+            path.write_text(advice.text)
+            command = [OPENCODE, "run", "run it"]
+            variables = dict(advice.variables) | {
+                "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1",
+            }  # fmt: skip
+    code, out, errors = await run(Path(command[0]), *map(str, command[1:]), home=tmp_path, variables=variables)
+    assert code == 0, out + errors
+    assert "You said" in out
+    statuses = [record.status for record in cluster.provider.requests]
+    assert 429 in statuses
+    assert 200 in statuses

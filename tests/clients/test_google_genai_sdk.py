@@ -112,3 +112,16 @@ async def test_errors(cluster: Cluster) -> None:
             with pytest.raises(errors.ClientError) as unknown:
                 await strangers.generate_content(model="lab/chat", contents="Hello!")
         assert unknown.value.code == 401
+
+
+async def test_a_429_is_tried_again(cluster: Cluster) -> None:
+    cluster.provider.fail("fail-429-retry-0", times=1)
+    patience = types.HttpRetryOptions(attempts=3, initial_delay=0.1, max_delay=1)
+    options = types.HttpOptions(base_url=cluster.url(), retry_options=patience)
+    client = genai.Client(api_key=cluster.key, http_options=options)
+    try:
+        reply = await client.aio.models.generate_content(model="lab/chat", contents="Hello!")
+    finally:
+        await client.aio.aclose()
+    assert reply.text == "You said: Hello!"
+    assert len(cluster.provider.requests) == 2

@@ -40,9 +40,17 @@ def check(told: dict[str, Any]) -> None:
     assert told["calls"] == ["get_weather"]
     assert told["answered"].startswith("The tool answered: 18 degrees")
     assert told["error"].endswith("RequestError")
+    assert told["patient"].startswith("You said:")
+
+
+def limit_once(cluster: Cluster, *kinds: str) -> None:
+    """`lab/patient-KIND` answers 429 to the first call."""
+    for kind in kinds:
+        cluster.provider.fail("fail-429-retry-0", model=f"patient-{kind}", times=1)
 
 
 async def test_langchain(cluster: Cluster, tmp_path: Path) -> None:
+    limit_once(cluster, "openai", "responses", "anthropic")
     code, out, errors = await run("python", str(HERE / "langchain_client.py"), cluster.url(), cluster.key, home=tmp_path)
     assert code == 0, errors[-2000:]
     for told in json.loads(out.splitlines()[-1]).values():
@@ -51,6 +59,7 @@ async def test_langchain(cluster: Cluster, tmp_path: Path) -> None:
 
 
 async def test_litellm(cluster: Cluster, tmp_path: Path) -> None:
+    limit_once(cluster, "openai", "anthropic")
     code, out, errors = await run(
         "python", str(HERE / "litellm_client.py"), cluster.url(), cluster.key,
         home=tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True",

@@ -168,6 +168,7 @@ def test_settings_are_all_there_with_their_defaults() -> None:
     for entry in fields(Settings):
         name = entry.name.upper() if entry.name in ("database_url", "redis_url") else f"WAYSTATION_{entry.name.upper()}"
         value = getattr(defaults, entry.name)
+        value = str(value).lower() if isinstance(value, bool) else value
         match value:
             case Path():
                 expected[name] = f"~/{value.relative_to(Path.home())}"

@@ -25,6 +25,10 @@ BASE_URLS = {
     "vertex": None,
     "cerebras": "https://api.cerebras.ai/v1",
     "custom": None,
+    "custom-gemini": None,
+    "custom-messages": None,
+    "custom-responses": None,
+    "openai-responses": "https://api.openai.com/v1",
     "deepseek": "https://api.deepseek.com",
     "demo": None,
     "fireworks": "https://api.fireworks.ai/inference/v1",
@@ -47,6 +51,18 @@ GEMINI_PATHS = {
 }
 OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
     "assemblyai": (WireFormat.ASSEMBLYAI, Auth.AUTHORIZATION, {"transcriptions": "/upload"}),
+    "custom-gemini": (
+        WireFormat.GEMINI,
+        Auth.X_GOOG_API_KEY,
+        GEMINI_PATHS | {"models": "/models", "embeddings": "/models/{model}:batchEmbedContents"},
+    ),
+    "custom-messages": (
+        WireFormat.ANTHROPIC_MESSAGES,
+        Auth.X_API_KEY,
+        {"chat": "/messages", "count_tokens": "/messages/count_tokens", "models": "/models"},
+    ),
+    "custom-responses": (WireFormat.OPENAI_RESPONSES, Auth.BEARER, {"chat": "/responses", "models": "/models"}),
+    "openai-responses": (WireFormat.OPENAI_RESPONSES, Auth.BEARER, {"chat": "/responses", "models": "/models"}),
     "deepgram": (WireFormat.DEEPGRAM, Auth.TOKEN, {"transcriptions": "/listen"}),
     "anthropic": (
         WireFormat.ANTHROPIC_MESSAGES,
@@ -135,7 +151,8 @@ def test_a_format_that_has_no_model_in_its_body_has_it_in_every_path_of_a_call(c
 
 def test_anthropic_is_told_a_version_that_takes_temperature(catalogue: dict[str, Provider]) -> None:
     assert {name: provider.headers for name, provider in catalogue.items() if provider.headers} == {
-        "anthropic": {"anthropic-version": "2023-06-01"}
+        "anthropic": {"anthropic-version": "2023-06-01"},
+        "custom-messages": {"anthropic-version": "2023-06-01"},
     }
 
 

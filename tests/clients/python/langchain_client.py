@@ -46,7 +46,7 @@ def conversation(kind: str) -> dict:
         error = ""
     except Exception as failure:
         error = type(failure).__name__
-    patient = text(model(kind, "lab/chat", max_retries=2).invoke("again")) if len(sys.argv) > 3 else ""
+    patient = text(model(kind, f"lab/patient-{kind}", max_retries=2).invoke("again"))
     return {
         "said": said,
         "streamed": streamed,

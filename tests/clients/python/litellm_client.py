@@ -19,10 +19,10 @@ WEATHER = {
 QUESTION = {"role": "user", "content": "Hello!"}
 
 
-def ask(kind: str, name: str, messages=None, **more):
+def ask(kind: str, name: str, messages=None, retries=0, **more):
     base = f"{URL}/v1" if kind == "openai" else URL
     return litellm.completion(
-        model=f"{kind}/{name}", messages=messages or [QUESTION], api_base=base, api_key=KEY, num_retries=0, **more
+        model=f"{kind}/{name}", messages=messages or [QUESTION], api_base=base, api_key=KEY, num_retries=retries, **more
     )
 
 
@@ -42,8 +42,17 @@ def conversation(kind: str) -> dict:
         limited = ""
     except litellm.RateLimitError as failure:
         limited = type(failure).__name__
+    patient = ask(kind, f"lab/patient-{kind}", retries=2).choices[0].message.content
     calls = [call.function.name for call in called.tool_calls]
-    return {"said": said, "streamed": streamed, "calls": calls, "answered": answered, "error": error, "limited": limited}
+    return {
+        "said": said,
+        "streamed": streamed,
+        "calls": calls,
+        "answered": answered,
+        "error": error,
+        "limited": limited,
+        "patient": patient,
+    }
 
 
 print(json.dumps({kind: conversation(kind) for kind in ("openai", "anthropic")}))
