@@ -87,6 +87,8 @@ def encode(x: Exchange) -> UpstreamRequest:
     except Refused:
         x.outcome = Outcome.REJECTED
         raise
+    if endpoint == "completions" and isinstance(x.bridge, Translation):
+        endpoint = "chat"
     if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
         endpoint += "_stream"
     same = arrival.wire_format is deployment.provider.wire_format

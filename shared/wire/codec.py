@@ -16,6 +16,7 @@ from shared.wire import (
     anthropic_messages,
     bedrock,
     cohere,
+    completions,
     embeddings,
     facts,
     gemini,
@@ -151,6 +152,8 @@ def read_facts(client: WireFormat, operation: str, envelope: Envelope, model: st
     return FORMATS[client].facts(envelope, model, stream)
 
 
+COMPLETIONS = _client(completions, openai_json.FACTS["completions"])
+"""Legacy completions, for providers that only chat."""
 JSON_OPERATION, SPEECH = openai_json.JsonPassthrough(), openai_json.JsonPassthrough(json_answer=False)
 
 
@@ -169,7 +172,11 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
     """The bridge for one attempt. Raises Refused when the provider has no such operation."""
     provider = deployment.provider
     if operation != "chat":
-        found = _beside_chat(client, provider.wire_format, stamp, operation) if operation in provider.endpoints else None
+        found = None
+        if operation in provider.endpoints:
+            found = _beside_chat(client, provider.wire_format, stamp, operation)
+        elif operation == "completions" and provider.wire_format in PROVIDERS:
+            found = Translation(COMPLETIONS, PROVIDERS[provider.wire_format], stamp)
         if found is None:
             raise invalid_field("model", f"{deployment.name} has no {operation} here: {provider.title} offers none.")
         return found
