@@ -90,8 +90,13 @@ def of_google(request: web.BaseRequest) -> bool:
     return "x-goog-api-key" in request.headers or "key" in request.query or request.path.startswith("/v1beta/")
 
 
+KINDS = {
+    Capability.EMBEDDINGS: "embedding", Capability.RERANK: "rerank", Capability.TRANSCRIPTION: "transcription",
+}  # fmt: skip
+
+
 def kind_of(deployment: Deployment) -> str:
-    return "embedding" if Capability.EMBEDDINGS in deployment.model.capabilities else "chat"
+    return next((kind for capability, kind in KINDS.items() if capability in deployment.model.capabilities), "chat")
 
 
 def describe(deployment: Deployment) -> dict[str, Any]:

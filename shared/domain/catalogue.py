@@ -44,6 +44,8 @@ class Capability(StrEnum):
     REASONING = "reasoning"
     AUDIO_INPUT = "audio_input"
     EMBEDDINGS = "embeddings"
+    RERANK = "rerank"
+    TRANSCRIPTION = "transcription"
 
 
 class DataPolicy(msgspec.Struct, frozen=True, kw_only=True):

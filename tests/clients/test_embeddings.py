@@ -65,6 +65,12 @@ async def test_rerank_is_booked_by_the_search(cluster: Cluster) -> None:
             f"{cluster.url()}/v1/providers/demo-messages/rerank", json=body | {"model": "chat"}, headers=headers
         ) as reply:
             refused = await reply.json()
+        async with session.get(f"{cluster.url()}/api/models/catalog", headers=headers) as reply:
+            groups = {group["provider"]: group["models"] for group in (await reply.json())["data"]}
+    kinds = {model["id"]: model["type"] for model in groups["demo-cohere"] + groups["demo-deepgram"]}
+    wanted = {"chat": "chat", "embed": "embedding", "rerank": "rerank"}
+    assert {name: kinds[f"demo-cohere/{name}"] for name in wanted} == wanted
+    assert kinds["demo-deepgram/listen"] == "transcription"
     assert [(entry["index"], entry["document"]["text"]) for entry in answer["results"]] == [(1, "a red car"), (2, "a red bike")]
     assert refused["error"]["param"] == "model"
     rows = await cluster.booked(1)
