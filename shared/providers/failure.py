@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -82,12 +83,18 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
             wait_s = float(headers["retry-after-ms"]) / 1000
         elif "retry-after" in headers:
             value = headers["retry-after"].strip()
-            wait_s = float(value) if value[:1].isdigit() else parsedate_to_datetime(value).timestamp() - now_s
+            wait_s = float(value) if value[:1].isdigit() else _moment(value) - now_s
         else:
             return None
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(wait_s, 0.0), MOST_RETRY_AFTER_S) if wait_s == wait_s else None
+
+
+def _moment(value: str) -> float:
+    """A date in Unix seconds; one without a zone is in UTC, as all of HTTP's are."""
+    at = parsedate_to_datetime(value)
+    return (at.replace(tzinfo=UTC) if at.tzinfo is None else at).timestamp()
 
 
 RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,6}(?:\.\d{1,9})?)s"')

@@ -22,6 +22,8 @@ from shared.wire.params import guarded
 
 CATALOGUE = Path(__file__).parent / "catalogue"
 SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+URL = re.compile(r"https?://[A-Za-z0-9.\-_\[\]:]+(/[\x21\x22\x24-\x3e\x40-\x7e]*)?")
+HEADER_NAME, HEADER_VALUE = re.compile(r"[A-Za-z0-9-]{1,128}"), re.compile(r"[\x20-\x7e]{1,4096}")
 MAX_TOKENS_OF_A_MODEL = 100_000_000
 ENDPOINTS = {
     "chat": "/chat/completions",
@@ -52,7 +54,10 @@ def load(directory: Path = CATALOGUE) -> dict[str, Provider]:
     providers: dict[str, Provider] = {}
     claimed: dict[str, str] = {}
     for path in sorted(directory.glob("*.toml")):
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CatalogueError(f"{path.name}: not UTF-8: {error.reason} at byte {error.start}") from None
         provider = parse(text, path.name)
         if provider.name != path.stem:
             _Table.of(text, path.name).fail(("name",), f"must be the file's own name, {path.stem!r}")
@@ -98,7 +103,11 @@ def _endpoints(table: _Table, *, openai: bool) -> dict[str, str]:
 
 
 def _headers(table: _Table) -> dict[str, str]:
-    return {name: table.text(name) for name in table.values}
+    headers = {name: table.text(name) for name in table.values}
+    for name, value in headers.items():
+        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+            table.fail((name,), "is no header that can be sent")
+    return headers
 
 
 def _quirks(table: _Table) -> Quirks:
@@ -293,9 +302,12 @@ class _Table:
     def url(self, key: str) -> str | None:
         value = self.optional_text(key)
         if value is not None:
-            parts = urlsplit(value)
-            bare = not (parts.query or parts.fragment or parts.username or parts.password)
-            if parts.scheme not in ("http", "https") or not parts.hostname or not bare or value.endswith("/"):
+            try:
+                parts = urlsplit(value)
+                usable = bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable or not URL.fullmatch(value) or value.endswith("/"):
                 self.fail((key,), f"{value!r} must be an http(s) URL without credentials, query or final slash")
         return value
 

@@ -127,6 +127,8 @@ def test_a_failure_keeps_the_status_the_wait_and_a_bounded_body() -> None:
         ({"retry-after": "inf"}, None),
         ({"retry-after": "Sun, 06 Nov 1994 08:50:07 GMT"}, 30.0),
         ({"retry-after": "Sun, 06 Nov 1994 09:50:07 +0100"}, 30.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:50:07"}, 30.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:50:07 -0000"}, 30.0),
         ({"retry-after": "Sunday, 06-Nov-94 08:50:07 GMT"}, 30.0),
         ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.0),
         ({"retry-after": "Sat, 05 Nov 1994 08:49:37 GMT"}, 0.0),

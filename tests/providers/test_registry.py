@@ -357,3 +357,32 @@ def test_a_prefix_belongs_to_one_provider(tmp_path: Path, first: str, second: st
     write(tmp_path, "a", first)
     write(tmp_path, "b", second)
     assert load_error(tmp_path) == error
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a b",
+        "http://a\tb/v1",
+        "http://a:99999",
+        "http://a:x",
+        "http://a:0",
+        "http://[::1",
+        "http://",
+        "http://a/ü",
+        "http:/a",
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_by_line(url: str) -> None:
+    assert error_of(LEAST + f'base_url = "{url}"'.replace("\t", "\\t")).startswith("acme.toml:4: base_url: ")
+
+
+@pytest.mark.parametrize("line", ['"a b" = "x"', 'x = "a\\r\\nb: c"', '"a:" = "x"', 'x = "ü"'])
+def test_a_header_that_cannot_be_sent_is_refused(line: str) -> None:
+    assert "is no header that can be sent" in error_of(LEAST + f"[headers]\n{line}\n")
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "acme.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(CatalogueError, match=r"acme\.toml: not UTF-8"):
+        load(tmp_path)
