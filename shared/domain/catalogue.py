@@ -75,7 +75,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     replay_reasoning: str = ""
     """The field in which replayed assistant messages carry their reasoning; empty: it is left out."""
     replay_needed: bool = False
-    """Assistant messages with tool calls must carry that field (DeepSeek, Kimi in thinking mode)."""
+    """Assistant messages with tool calls must carry that field (DeepSeek, Kimi in thinking mode): a translated call gets it,
+    empty where the client kept nothing."""
     custom_tools: bool = False
     """OpenAI's custom tools are understood; elsewhere they travel as a function with one string."""
     tool_ids: str = ""
@@ -94,7 +95,7 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Whether messages themselves must be rewritten, so that nothing can simply pass. Follows from the others."""
 
     def __post_init__(self) -> None:
-        rewritten = bool(self.tool_ids or self.replay_needed or self.text_only_content or self.think_tags)
+        rewritten = bool(self.tool_ids or self.text_only_content or self.think_tags)
         msgspec.structs.force_setattr(self, "rewritten", rewritten)
 
 

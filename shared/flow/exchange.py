@@ -23,7 +23,7 @@ from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
-from shared.flow import accept, admit, attempt, relay, settle
+from shared.flow import accept, admit, attempt, prewarm, relay, settle
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.responses import Responses
@@ -168,6 +168,8 @@ async def run(x: Exchange) -> None:
     gateway.in_flight += 1
     try:
         await accept.accept(x)
+        if x.call.max_tokens == 0 and x.arrival.operation == Operation.CHAT and await prewarm.answered(x):
+            return
         await admit.admit(x)
         try:
             response = await attempt.attempt(x)

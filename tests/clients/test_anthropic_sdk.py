@@ -109,3 +109,15 @@ async def test_it_counts_tokens_and_lists_models(cluster: Cluster) -> None:
     listed = await client.models.list(limit=1000)
     assert isinstance(listed.data, list)
     await client.close()
+
+
+async def test_a_prewarming_call_costs_nothing_where_there_is_nothing_to_warm(cluster: Cluster) -> None:
+    client = sdk(cluster)
+    warmed = await client.messages.create(model="lab/chat", max_tokens=0, messages=HELLO)
+    assert (warmed.content, warmed.stop_reason, warmed.usage.input_tokens) == ([], "max_tokens", 0)
+    async with client.messages.stream(model="lab/chat", max_tokens=0, messages=HELLO) as stream:
+        assert [event.type async for event in stream] == ["message_start", "message_delta", "message_stop"]
+    with pytest.raises(anthropic.NotFoundError):
+        await client.messages.create(model="nobody/chat", max_tokens=0, messages=HELLO)
+    assert cluster.provider.requests == []
+    await client.close()

@@ -85,10 +85,10 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
 QUIRKS: dict[str, dict[str, object]] = {
     "azure": {"drop": ("top_k",), "output_cap_field": "max_completion_tokens", "custom_tools": True},
     "cerebras": {"forced_tools": ("required",)},
-    "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content"},
+    "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "replay_needed": True},
     "fireworks": {"forced_tools": ("any", "named")},
     "glm": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": (), "most_stops": 1},
-    "kimi": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": ("named",)},
+    "kimi": {"reasoning": "thinking", "replay_needed": True, "forced_tools": ("named",)},
     "minimax": {"reasoning": "none", "output_cap_field": "max_completion_tokens"},
     "mistral": {"tool_ids": "nine", "forced_tools": ("any", "named")},
     "nvidia": {"reasoning": "none"},

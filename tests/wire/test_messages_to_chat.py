@@ -440,3 +440,25 @@ def test_refusals_name_the_field(broken: dict[str, Any], field: str) -> None:
     with pytest.raises(Refused) as caught:
         translated().sent(body(ASKED) | broken)
     assert caught.value.refusal.field == field
+
+
+@pytest.mark.parametrize(("needed", "replayed"), [(True, " "), (False, None)])
+def test_a_tool_call_without_its_thoughts_gets_a_blank_where_one_is_needed(needed: bool, replayed: str | None) -> None:
+    """DeepSeek and Kimi refuse a replayed tool call without reasoning_content; Continue drops thoughts (wire.md 16, 17, #94)."""
+    bridge = Translated(
+        WireFormat.ANTHROPIC_MESSAGES, WireFormat.OPENAI_CHAT, replay_reasoning="reasoning_content", replay_needed=needed
+    )
+    made = bridge.sent(
+        {
+            "model": "lab/model",
+            "max_tokens": 50,
+            "messages": [
+                {"role": "user", "content": "go"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "seen"}]},
+                {"role": "assistant", "content": "done"},
+                {"role": "user", "content": "more"},
+            ],
+        }
+    )
+    assert [message.get("reasoning_content") for message in made["messages"]] == [None, replayed, None, None, None]
