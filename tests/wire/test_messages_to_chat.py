@@ -444,7 +444,7 @@ def test_refusals_name_the_field(broken: dict[str, Any], field: str) -> None:
 
 @pytest.mark.parametrize(("needed", "replayed"), [(True, " "), (False, None)])
 def test_a_tool_call_without_its_thoughts_gets_a_blank_where_one_is_needed(needed: bool, replayed: str | None) -> None:
-    """DeepSeek and Kimi refuse a replayed tool call without reasoning_content; Continue drops thoughts (wire.md 16, 17, #94)."""
+    """DeepSeek and Kimi refuse a replayed tool call without reasoning_content; Continue drops thoughts."""
     bridge = Translated(
         WireFormat.ANTHROPIC_MESSAGES, WireFormat.OPENAI_CHAT, replay_reasoning="reasoning_content", replay_needed=needed
     )
