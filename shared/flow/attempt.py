@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from shared.domain.failure import Failure, FailureClass
@@ -100,7 +101,7 @@ def first_step(x: Exchange) -> UpstreamRequest:
     bridge = translating(x, x.arrival.operation)
     assert isinstance(bridge, Passthrough | Transcription)
     try:
-        x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call)
+        x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call, f"waystation-{token_hex(16)}")
     except Refused:
         x.outcome = Outcome.REJECTED
         raise

@@ -193,7 +193,7 @@ def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operati
     if operation == "embeddings" and provider in embeddings.PROVIDERS:
         return embeddings.Embeddings(embeddings.CLIENTS[client], embeddings.PROVIDERS[provider], stamp)
     if operation == "transcriptions":
-        return transcription(provider, stamp)
+        return transcription(provider)
     if operation == "rerank" and provider is WireFormat.COHERE:
         return Rerank(stamp)
     return None

@@ -9,13 +9,11 @@ import orjson
 import pytest
 
 from shared.domain.catalogue import Connection, Deployment, Model, Provider, WireFormat
-from shared.wire.canonical import Stamp
 from shared.wire.codec import MalformedReply, read_facts
 from shared.wire.multipart import Upload, encode_form, open_form
 from shared.wire.transcription import Failed, Passthrough, Step, Transcription, subtitles, transcription
 from shared.wire.transcription.canonical import Word
 
-STAMP = Stamp(event_id="018f4e6a7b1c7d2e9f3a4b5c6d7e8f90", created_s=1, model="lab/nova-3")
 SOUND = Upload(data=b"sound", name="a.mp3", media_type="audio/mpeg")
 
 
@@ -27,10 +25,10 @@ def begun(wire_format: WireFormat, **fields: str) -> tuple[Passthrough | Transcr
         name="lab", title="Lab", prefix="lab", base_url=None, wire_format=wire_format, endpoints={"transcriptions": "/t"}
     )
     connection = Connection(connection_id="c", name="lab", provider="lab", prefix="lab", base_url="http://x")
-    made = transcription(wire_format, STAMP)
+    made = transcription(wire_format)
     assert made is not None
     to = Deployment(provider=provider, connection=connection, model=Model(model_id="nova-3"))
-    step, dropped = made.first(open_form(body, kind), to, call)
+    step, dropped = made.first(open_form(body, kind), to, call, "waystation-0123")
     return made, step, dropped
 
 

@@ -10,7 +10,6 @@ import orjson
 
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.usage import Usage
-from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope
 from shared.wire.multipart import encode_form
 from shared.wire.openai_chat.facts import ChatCall
@@ -25,33 +24,32 @@ __all__ = ["Failed", "Passthrough", "Step", "Transcription", "transcription"]
 
 
 class _Stepwise(WholeAnswers):
-    def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall) -> tuple[Step, list[str]]:
+    def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
         raise NotImplementedError
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
         """The first request's; where it goes and as what, only `first` tells."""
-        step, dropped = self.first(envelope, deployment, call)
+        step, dropped = self.first(envelope, deployment, call, "waystation")
         return step.body, dropped
 
 
 class Passthrough(_Stepwise):
     """To a provider of OpenAI's format: the form is written again under the provider's name of the model."""
 
-    def __init__(self, stamp: Stamp) -> None:
-        self._stamp = stamp
+    def __init__(self) -> None:
         self._content_type = "application/json"
 
-    def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall) -> tuple[Step, list[str]]:
-        """Raises Refused."""
+    def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
+        """`boundary`: one that no client can know, or a file could hold fields of its own making. Raises Refused."""
         values = openai.values_of(envelope) | {"model": deployment.model.model_id}
         upload = openai.upload_of(envelope)
         fields: list[tuple[str, str]] = []
         for name, value in values.items():
             if name != "input_audio":
                 fields += [(f"{name}[]", _text(each)) for each in value] if type(value) is list else [(name, _text(value))]
-        body, content_type = encode_form(fields, [("file", upload)], f"waystation-{self._stamp.event_id}")
+        body, content_type = encode_form(fields, [("file", upload)], boundary)
         self._content_type = openai.CONTENT_TYPES.get(str(values.get("response_format")), "application/json")
         path = deployment.provider.endpoints["transcriptions"]
         return Step(method="POST", path=path, body=body, content_type=content_type), []
@@ -87,7 +85,7 @@ class Transcription(_Stepwise):
         self._call: TranscribeCall | None = None
         self._deployment: Deployment | None = None
 
-    def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall) -> tuple[Step, list[str]]:
+    def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
         """Raises Refused."""
         self._call, self._deployment = openai.decode_call(envelope, model=call.model), deployment
         step, dropped = self._provider.first(self._call, deployment.model)
@@ -112,8 +110,8 @@ class Transcription(_Stepwise):
         return said
 
 
-def transcription(provider: WireFormat, stamp: Stamp) -> Passthrough | Transcription | None:
+def transcription(provider: WireFormat) -> Passthrough | Transcription | None:
     if provider is WireFormat.OPENAI_CHAT:
-        return Passthrough(stamp)
+        return Passthrough()
     module = {WireFormat.DEEPGRAM: deepgram, WireFormat.ASSEMBLYAI: assemblyai}.get(provider)
     return None if module is None else Transcription(module)
