@@ -37,3 +37,5 @@ class Configuration(msgspec.Struct, frozen=True):
     prices: Mapping[str, Price]
     models: Mapping[str, Mapping[str, Model]] = {}
     """By provider and id: what was added to the catalogue at run time."""
+    aliases: Mapping[str, str] = {}
+    """Name or pattern → `prefix/model`."""

@@ -14,6 +14,7 @@ from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Scope
 from shared.domain.money import Price
 from shared.domain.tenancy import Principal
+from shared.routing.aliases import Aliases
 
 MOST_NAMES = 20_000
 
@@ -45,6 +46,7 @@ class Snapshot:
         prices: Mapping[str, Price],
         providers: Mapping[str, Provider],
         added: Mapping[str, Mapping[str, Model]] | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.epoch = epoch
         self.key_rows = keys
@@ -52,6 +54,7 @@ class Snapshot:
         self._budgets = _by_scope(budgets)
         self._prices = prices
         self._added = added or {}
+        self._aliases = Aliases(aliases or {})
         self._providers = {name: _with(provider, self._added.get(name)) for name, provider in providers.items()}
         self._connections: dict[str, list[Connection]] = defaultdict(list)
         for connection in connections:
@@ -102,7 +105,7 @@ class Snapshot:
         try:
             return self._deployments[asked]
         except KeyError:
-            found = self._find(name, organisation_id)
+            found = self._named(name, organisation_id)
         if len(self._deployments) >= MOST_NAMES:
             self._deployments.clear()  # any client can ask for any name: the cache is bounded, not grown
         self._deployments[asked] = found
@@ -127,6 +130,17 @@ class Snapshot:
     def _visible(self, organisation_id: str) -> list[Connection]:
         seen = {id(c): c for connections in self._connections.values() for c in connections}
         return [c for c in seen.values() if c.organisation_id in (None, organisation_id) and c.provider in self._providers]
+
+    def _named(self, name: str, organisation_id: str) -> Deployment | None:
+        """An alias of that very name, else the model, else what the most specific pattern makes of it."""
+        target = self._aliases.exact(name)
+        if target is not None:
+            return self._find(target, organisation_id)
+        found = self._find(name, organisation_id)
+        if found is not None or not self._aliases:
+            return found
+        target = self._aliases.matching(name)
+        return None if target is None else self._find(target, organisation_id)
 
     def _find(self, name: str, organisation_id: str) -> Deployment | None:
         prefix, slash, model_id = name.partition("/")
@@ -182,6 +196,7 @@ def build(
         configuration.prices,
         providers,
         configuration.models,
+        configuration.aliases,
     )
 
 

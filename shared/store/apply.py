@@ -80,6 +80,7 @@ async def apply_document(
         await applying.limits(document.limits)
         await applying.budgets(document.budgets)
         await applying.prices(document.prices)
+        await applying.aliases(document.aliases)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()
@@ -183,6 +184,24 @@ class Applying:
                 {"model": model, "version": version, "price": json.dumps(msgspec.to_builtins(price))},
             )
             self.lines.append(f"{'+' if before is None else '~'} price of {model} ({version})")
+
+    async def aliases(self, entries: Mapping[str, str | None]) -> None:
+        for name, target in entries.items():
+            before = self._current.aliases.get(name)
+            if before == target:
+                continue
+            if target is None:
+                await self._db.execute(text("DELETE FROM aliases WHERE name = :name"), {"name": name})
+                self.lines.append(f"- alias {name}")
+                continue
+            await self._db.execute(
+                text(
+                    "INSERT INTO aliases (name, target) VALUES (:name, :target) "
+                    "ON CONFLICT (name) DO UPDATE SET target = excluded.target"
+                ),
+                {"name": name, "target": target},
+            )
+            self.lines.append(f"{'+' if before is None else '~'} alias {name} → {target}")
 
     async def _row(self, entry: ConnectionEntry, at: str) -> dict[str, Any]:
         provider = self._providers.get(entry.provider)

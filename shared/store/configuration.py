@@ -38,6 +38,7 @@ async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:
                 connections=await _connections(connection),
                 prices=await _prices(connection),
                 models=await _models(connection),
+                aliases=await _aliases(connection),
             )
 
 
@@ -112,6 +113,10 @@ async def _models(connection: AsyncConnection) -> dict[str, dict[str, Model]]:
     for row in await connection.execute(text("SELECT provider, model_id, model FROM provider_models")):
         found.setdefault(row.provider, {})[row.model_id] = msgspec.convert(row.model, Model)
     return found
+
+
+async def _aliases(connection: AsyncConnection) -> dict[str, str]:
+    return {row.name: row.target for row in await connection.execute(text("SELECT name, target FROM aliases"))}
 
 
 async def _prices(connection: AsyncConnection) -> dict[str, Price]:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from shared.domain.catalogue import Capability, Params
 from shared.domain.limits import Mode, Period
 from shared.domain.money import Price, usd_to_nano
+from shared.routing.aliases import fault
 from shared.wire.params import guarded
 
 
@@ -176,6 +177,15 @@ class Document(Strict):
     limits: tuple[LimitEntry, ...] = ()
     budgets: tuple[BudgetEntry, ...] = ()
     prices: dict[str, PriceEntry] = {}
+    aliases: dict[str, str | None] = {}
+    """Null takes one away."""
+
+    @model_validator(mode="after")
+    def sound_aliases(self) -> Document:
+        for name, target in self.aliases.items():
+            if target is not None and (problem := fault(name, target)) is not None:
+                raise ValueError(f"aliases.{name}: {problem}")
+        return self
 
 
 def parse(path: Path, text: str) -> Document:

@@ -183,3 +183,19 @@ async def test_an_operators_params_are_the_last_word_on_a_body(cluster: Cluster)
         body = json.loads(server.requests[-1].partition(b"\r\n\r\n")[2])
     assert body["generationConfig"] == {"maxOutputTokens": 50, "seed": 8}
     assert body["safetySettings"] == []
+
+
+async def test_an_alias_leads_to_its_model_in_every_format(cluster: Cluster) -> None:
+    await cluster.apply(aliases={"claude-*": "lab/chat", "exact": "lab/chat"})
+    await asyncio.sleep(0.8)
+    for path, body in (
+        ("/v1/chat/completions", call("exact")),
+        ("/v1/messages", {"model": "claude-opus-4-8", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1beta/models/claude-x:generateContent", {"contents": [{"parts": [{"text": "hi"}]}]}),
+    ):
+        status, raw = await post(cluster, body, path)
+        assert status == 200, raw
+        assert cluster.provider.last.body["model"] == "chat"
+    status, raw = await post(cluster, call("unknown"))
+    assert status == 404
+    assert {row["model"] for row in await cluster.booked(3)} == {"lab/chat"}

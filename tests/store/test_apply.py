@@ -135,3 +135,13 @@ async def test_only_keys_that_changed_are_read_again(pool: AsyncEngine) -> None:
     assert [(row.key_id, row.revoked) for row in (await load(pool, between)).keys] == [(made.id, True)]
     assert not await tenants.revoke_key(pool, "key_nobody")
     assert len((await load(pool)).keys) == 2
+
+
+async def test_aliases_are_set_changed_and_taken_away(pool: AsyncEngine) -> None:
+    assert (await put(pool, aliases={"fast": "lab/a", "gpt-*": "lab/gpt-*"})).lines == [
+        "+ alias fast → lab/a", "+ alias gpt-* → lab/gpt-*",
+    ]  # fmt: skip
+    assert (await put(pool, aliases={"fast": "lab/b", "gpt-*": None, "gone": None})).lines == [
+        "~ alias fast → lab/b", "- alias gpt-*",
+    ]  # fmt: skip
+    assert (await load(pool)).aliases == {"fast": "lab/b"}
