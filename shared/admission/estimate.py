@@ -62,6 +62,25 @@ def quote(
     return Quote(Bound(fixed, full, output_price, cap, choices), input_tokens, rate_tokens, priced=True)
 
 
+def dearer(one: Quote, other: Quote) -> Quote:
+    """A quote that bounds both: a call may go on from one deployment to another, and pays for the one that answers.
+
+    What is unknown of one is unknown of both. The price per token is the dearer one, so that a cut of the output is safe.
+    """
+    if not one.priced or not other.priced:
+        return one if not one.priced else other
+    caps = (one.bound.output_cap or 0, other.bound.output_cap or 0)
+    bound = Bound(
+        max(one.bound.fixed_nano_usd, other.bound.fixed_nano_usd),
+        max(one.bound.full_nano_usd, other.bound.full_nano_usd),
+        max(one.bound.output_nano_per_mtok, other.bound.output_nano_per_mtok),
+        max(caps),
+        one.bound.choices,
+    )
+    tokens = max(one.input_tokens_bound, other.input_tokens_bound)
+    return Quote(bound, tokens, max(one.rate_tokens, other.rate_tokens), priced=True)
+
+
 class TypicalOutput:
     """A running high estimate of how many output tokens a key's calls to a model use.
 

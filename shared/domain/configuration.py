@@ -39,3 +39,5 @@ class Configuration(msgspec.Struct, frozen=True):
     """By provider and id: what was added to the catalogue at run time."""
     aliases: Mapping[str, str] = {}
     """Name or pattern → `prefix/model`."""
+    fallbacks: Mapping[str, tuple[str, ...]] = {}
+    """`prefix/model` or `*` → the models to go on with."""

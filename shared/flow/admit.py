@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from shared.admission.estimate import quote
+from shared.admission.estimate import Quote, dearer, quote
 from shared.admission.gate import Admitted, Ask, Denied, Reservation, Unready
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
@@ -21,8 +21,9 @@ RATE_LIMIT_HEADERS = {
 
 
 async def admit(x: Exchange) -> None:
-    """Fills in deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
-    x.deployment = resolve(x)
+    """Fills in plan, deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
+    x.plan = resolve(x)
+    x.deployment = x.plan[0]
     asked, clock = ask(x), x.gateway.clock
     asked_s = clock.monotonic_s()
     verdict = await x.gateway.gate.admit(asked)
@@ -39,31 +40,39 @@ async def admit(x: Exchange) -> None:
             assert_never(verdict)
 
 
-def resolve(x: Exchange) -> Deployment:
-    """The deployment that the requested name stands for. A name is `prefix/model-id`."""
+def resolve(x: Exchange) -> tuple[Deployment, ...]:
+    """The deployments that the requested name stands for, in order. A name is `prefix/model-id` or an alias."""
     name, organisation_id = x.call.model, x.key.principal.organisation_id
-    deployment = x.snapshot.deployment(name, organisation_id)
+    plan = x.snapshot.plan(name, organisation_id)
     if x.arrival.provider is not None:
-        deployment = within(x, x.arrival.provider, deployment)
-    if deployment is None:
+        plan = within(x, x.arrival.provider, plan)
+    if not plan:
         near = x.snapshot.suggestions(name, organisation_id)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise refuse(
             Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here.{hint} GET /v1/models lists yours.",
             field="model", retry=False,
         )  # fmt: skip
-    return deployment
+    return plan if len(plan) == 1 else affordable(x, plan)
 
 
-def within(x: Exchange, provider: str, found: Deployment | None) -> Deployment | None:
-    """The model at this provider: `found` if it is one of its own, or the one that the name means without a prefix."""
-    if found is not None and provider in (found.provider.name, found.connection.prefix, *found.provider.aliases):
-        return found
-    here = x.snapshot.deployment(f"{provider}/{x.call.model}", x.key.principal.organisation_id)
-    if here is None and found is not None:
+def affordable(x: Exchange, plan: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    """Under a hard budget nothing without a price is gone on with: no bound would cover it."""
+    if not any(budget.hard for budget in x.key.budgets):
+        return plan
+    return (plan[0], *(deployment for deployment in plan[1:] if deployment.model.price is not None))
+
+
+def within(x: Exchange, provider: str, found: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    """The model at this provider alone: what was found, as far as it is there, or what the name means without a prefix."""
+    own = tuple(each for each in found if provider in (each.provider.name, each.connection.prefix, *each.provider.aliases))
+    if own and own[0] is found[0]:
+        return own
+    here = x.snapshot.plan(f"{provider}/{x.call.model}", x.key.principal.organisation_id)[:1]
+    if not here and found:
         raise refuse(
             Reason.INVALID_FIELD, 400,
-            f"{x.call.model[:200]!r} is a model of {found.provider.name}, not of {provider[:100]!r}.",
+            f"{x.call.model[:200]!r} is a model of {found[0].provider.name}, not of {provider[:100]!r}.",
             field="model", retry=False,
         )  # fmt: skip
     return here
@@ -74,15 +83,10 @@ def ask(x: Exchange) -> Ask:
     deployment, key, call = x.deployment, x.key, x.call
     principal = key.principal
     price, name = deployment.model.price, deployment.name
-    bound = quote(
-        body_bytes=x.body_bytes,
-        messages=call.messages,
-        media_urls=call.media.by_reference,
-        model=deployment.model,
-        max_tokens=call.max_tokens,
-        choices=call.choices,
-        typical_output_tokens=x.gateway.gate.typical.estimate(principal.key_id, name),
-    )
+    typical = x.gateway.gate.typical.estimate(principal.key_id, name)
+    bound = quoted(x, deployment, typical)
+    for other in x.plan[1:]:
+        bound = dearer(bound, quoted(x, other, typical))
     cap = bound.bound.output_cap
     estimated = UsageEvent(
         event_id=x.event_id,
@@ -111,6 +115,19 @@ def ask(x: Exchange) -> Ask:
         quote=bound,
         estimated_event=estimated,
         encoded_event=encode_event(estimated),
+    )
+
+
+def quoted(x: Exchange, deployment: Deployment, typical_output_tokens: int) -> Quote:
+    call = x.call
+    return quote(
+        body_bytes=x.body_bytes,
+        messages=call.messages,
+        media_urls=call.media.by_reference,
+        model=deployment.model,
+        max_tokens=call.max_tokens,
+        choices=call.choices,
+        typical_output_tokens=typical_output_tokens,
     )
 
 

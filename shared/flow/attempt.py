@@ -48,7 +48,8 @@ async def attempt(x: Exchange) -> UpstreamResponse:
         if x.call.media.by_reference:
             await fetch(x)
         request = encode(x)
-        intend(x)
+        if x.attempts == 1:
+            intend(x)
         x.sent_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
@@ -135,6 +136,14 @@ def intend(x: Exchange) -> None:
             Reason.OVERLOADED, 503, "This gateway node cannot write its usage log. Retry: another node will answer.",
             retry_after_s=1.0, retry=True,
         ) from None  # fmt: skip
+
+
+def forget(x: Exchange) -> None:
+    """Make way for the next attempt: what was noted of the one that failed is counted and let go."""
+    if x.failure is not None:
+        x.gateway.metrics.failed(x.deployment.provider.name, x.failure.failure_class)
+    x.failure = x.sent_s = x.first_token_s = x.usage = x.finish_reason = None
+    x.outcome, x.streamed_deltas, x.streamed_bytes = Outcome.UNKNOWN, 0, 0
 
 
 def refused(x: Exchange, failure: Failure) -> Refused:

@@ -24,6 +24,7 @@ from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempt, prewarm, relay, settle
+from shared.routing.plan import goes_on
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.responses import Responses
@@ -130,7 +131,10 @@ class Exchange:
     call: ChatCall = field(init=False)
     body_bytes: int = 0
     # admit
+    plan: tuple[Deployment, ...] = ()
     deployment: Deployment = field(init=False)
+    """The one that the attempt under way goes to."""
+    attempts: int = 0
     reservation: Reservation | None = None
     headers: Headers = field(default_factory=dict)
     # attempt and relay
@@ -172,8 +176,7 @@ async def run(x: Exchange) -> None:
             return
         await admit.admit(x)
         try:
-            response = await attempt.attempt(x)
-            await relay.relay(x, response)
+            await attempt_each(x)
         except Refused:
             raise
         except BaseException as error:
@@ -183,3 +186,18 @@ async def run(x: Exchange) -> None:
             settle.settle(x)
     finally:
         gateway.in_flight -= 1
+
+
+async def attempt_each(x: Exchange) -> None:
+    """Go through the plan until a deployment answers. Raises Refused as the last of them does. Once a byte has reached the
+    client nothing is tried again."""
+    for deployment in x.plan:
+        x.deployment, x.attempts = deployment, x.attempts + 1
+        try:
+            response = await attempt.attempt(x)
+            await relay.relay(x, response)
+            return
+        except Refused:
+            if deployment is x.plan[-1] or x.sink.started or not goes_on(x.failure):
+                raise
+        attempt.forget(x)

@@ -160,7 +160,7 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     headers = x.headers
     headers["x-request-id"] = x.event_id
     headers["x-waystation-model"] = x.deployment.name if x.event is None else x.event.model
-    headers["x-waystation-attempts"] = "1"
+    headers["x-waystation-attempts"] = str(x.attempts)
     if x.arrival.wire_format is WireFormat.ANTHROPIC_MESSAGES:
         headers["request-id"] = x.event_id
     if x.dropped:

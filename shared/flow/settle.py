@@ -36,7 +36,8 @@ def settle(x: Exchange) -> None:
     if reservation is None or x.event is not None:
         return
     usage, source = final_usage(x)
-    price = x.deployment.model.price
+    deployment = x.deployment
+    price = deployment.model.price
     cost = cost_nano_usd(usage, price) if price is not None and source is not UsageSource.NONE else 0
     gateway = x.gateway
     now_s = gateway.clock.monotonic_s()
@@ -44,6 +45,12 @@ def settle(x: Exchange) -> None:
     x.event = event = replace(
         planned,
         kind=EventKind.ACTUAL,
+        provider=deployment.provider.name,
+        connection=deployment.connection.name,
+        model=deployment.name,
+        unpriced=price is None,
+        price_version="" if price is None else price.version,
+        attempts=max(1, x.attempts),
         outcome=x.outcome,
         source=source,
         input_tokens=usage.input_tokens,
@@ -65,7 +72,7 @@ def settle(x: Exchange) -> None:
     if x.sent_s is not None:
         gateway.metrics.left(x.sent_s - x.started_s)
     if x.failure is not None:
-        gateway.metrics.failed(planned.provider, x.failure.failure_class)
+        gateway.metrics.failed(event.provider, x.failure.failure_class)
     gateway.log.call(event, x.failure)
     if gateway.tracer.enabled:
         gateway.tracer.call(trace_of(x, event, now_s))

@@ -15,6 +15,7 @@ from shared.domain.limits import Budget, Limit, Scope
 from shared.domain.money import Price
 from shared.domain.tenancy import Principal
 from shared.routing.aliases import Aliases
+from shared.routing.plan import chain_of, plan
 
 MOST_NAMES = 20_000
 
@@ -47,6 +48,7 @@ class Snapshot:
         providers: Mapping[str, Provider],
         added: Mapping[str, Mapping[str, Model]] | None = None,
         aliases: Mapping[str, str] | None = None,
+        fallbacks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.epoch = epoch
         self.key_rows = keys
@@ -55,6 +57,7 @@ class Snapshot:
         self._prices = prices
         self._added = added or {}
         self._aliases = Aliases(aliases or {})
+        self._fallbacks = fallbacks or {}
         self._providers = {name: _with(provider, self._added.get(name)) for name, provider in providers.items()}
         self._connections: dict[str, list[Connection]] = defaultdict(list)
         for connection in connections:
@@ -68,7 +71,7 @@ class Snapshot:
         self.recognised: dict[str, KeyEntry] = {}
         """Whole keys that this snapshot has verified, so that the next call with one costs a look-up and no HMAC. In memory
         only, gone with the snapshot: a revocation makes a new one."""
-        self._deployments: dict[tuple[str, str], Deployment | None] = {}
+        self._plans: dict[tuple[str, str], tuple[Deployment, ...]] = {}
 
     def key(self, public_id: str) -> KeyEntry | None:
         entry = self._entries.get(public_id)
@@ -101,14 +104,21 @@ class Snapshot:
 
     def deployment(self, name: str, organisation_id: str) -> Deployment | None:
         """What `prefix/model-id` stands for, for this organisation; None when it may not or cannot be reached."""
+        found = self.plan(name, organisation_id)
+        return found[0] if found else None
+
+    def plan(self, name: str, organisation_id: str) -> tuple[Deployment, ...]:
+        """The deployments that a call of this name may go to, in order; empty when there is none."""
         asked = (organisation_id, name)
         try:
-            return self._deployments[asked]
+            return self._plans[asked]
         except KeyError:
-            found = self._named(name, organisation_id)
-        if len(self._deployments) >= MOST_NAMES:
-            self._deployments.clear()  # any client can ask for any name: the cache is bounded, not grown
-        self._deployments[asked] = found
+            first = self._named(name, organisation_id)
+            chain = chain_of(first[0].name, self._fallbacks) if first else ()
+            found = plan(first, (each for target in chain for each in self._find(target, organisation_id)))
+        if len(self._plans) >= MOST_NAMES:
+            self._plans.clear()  # any client can ask for any name: the cache is bounded, not grown
+        self._plans[asked] = found
         return found
 
     def models(self, organisation_id: str) -> list[Deployment]:
@@ -131,29 +141,32 @@ class Snapshot:
         seen = {id(c): c for connections in self._connections.values() for c in connections}
         return [c for c in seen.values() if c.organisation_id in (None, organisation_id) and c.provider in self._providers]
 
-    def _named(self, name: str, organisation_id: str) -> Deployment | None:
+    def _named(self, name: str, organisation_id: str) -> list[Deployment]:
         """An alias of that very name, else the model, else what the most specific pattern makes of it."""
         target = self._aliases.exact(name)
         if target is not None:
             return self._find(target, organisation_id)
         found = self._find(name, organisation_id)
-        if found is not None or not self._aliases:
+        if found or not self._aliases:
             return found
         target = self._aliases.matching(name)
-        return None if target is None else self._find(target, organisation_id)
+        return [] if target is None else self._find(target, organisation_id)
 
-    def _find(self, name: str, organisation_id: str) -> Deployment | None:
+    def _find(self, name: str, organisation_id: str) -> list[Deployment]:
+        """The model on each connection of its prefix that has it and that the organisation may use."""
         prefix, slash, model_id = name.partition("/")
         if not slash or not model_id:
-            return None
+            return []
+        found = []
         for connection in self._connections.get(prefix, ()):
             provider = self._providers.get(connection.provider)
             if provider is None or connection.organisation_id not in (None, organisation_id):
                 continue
             model = self._allowed(connection, model_id)
             if model is not None:
-                return Deployment(provider=provider, connection=connection, model=self._known(connection, provider, model))
-        return None
+                known = self._known(connection, provider, model)
+                found.append(Deployment(provider=provider, connection=connection, model=known))
+        return found
 
     def _allowed(self, connection: Connection, model_id: str) -> Model | None:
         """With a list of its own a connection serves what is on it, and what was added at run time; else anything."""
@@ -197,6 +210,7 @@ def build(
         providers,
         configuration.models,
         configuration.aliases,
+        configuration.fallbacks,
     )
 
 

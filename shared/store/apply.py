@@ -81,6 +81,7 @@ async def apply_document(
         await applying.budgets(document.budgets)
         await applying.prices(document.prices)
         await applying.aliases(document.aliases)
+        await applying.fallbacks(document.fallbacks)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()
@@ -202,6 +203,24 @@ class Applying:
                 {"name": name, "target": target},
             )
             self.lines.append(f"{'+' if before is None else '~'} alias {name} → {target}")
+
+    async def fallbacks(self, entries: Mapping[str, tuple[str, ...] | None]) -> None:
+        for name, targets in entries.items():
+            before = self._current.fallbacks.get(name)
+            if before == (targets or None):
+                continue
+            if not targets:
+                await self._db.execute(text("DELETE FROM fallbacks WHERE name = :name"), {"name": name})
+                self.lines.append(f"- fallbacks of {name}")
+                continue
+            await self._db.execute(
+                text(
+                    "INSERT INTO fallbacks (name, targets) VALUES (:name, :targets) "
+                    "ON CONFLICT (name) DO UPDATE SET targets = excluded.targets"
+                ),
+                {"name": name, "targets": json.dumps(targets)},
+            )
+            self.lines.append(f"{'+' if before is None else '~'} fallbacks of {name}: {', '.join(targets)}")
 
     async def _row(self, entry: ConnectionEntry, at: str) -> dict[str, Any]:
         provider = self._providers.get(entry.provider)

@@ -39,6 +39,7 @@ async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:
                 prices=await _prices(connection),
                 models=await _models(connection),
                 aliases=await _aliases(connection),
+                fallbacks=await _fallbacks(connection),
             )
 
 
@@ -117,6 +118,10 @@ async def _models(connection: AsyncConnection) -> dict[str, dict[str, Model]]:
 
 async def _aliases(connection: AsyncConnection) -> dict[str, str]:
     return {row.name: row.target for row in await connection.execute(text("SELECT name, target FROM aliases"))}
+
+
+async def _fallbacks(connection: AsyncConnection) -> dict[str, tuple[str, ...]]:
+    return {row.name: tuple(row.targets) for row in await connection.execute(text("SELECT name, targets FROM fallbacks"))}
 
 
 async def _prices(connection: AsyncConnection) -> dict[str, Price]:

@@ -179,12 +179,18 @@ class Document(Strict):
     prices: dict[str, PriceEntry] = {}
     aliases: dict[str, str | None] = {}
     """Null takes one away."""
+    fallbacks: dict[str, tuple[Name, ...] | None] = {}
+    """Null takes one away."""
 
     @model_validator(mode="after")
     def sound_aliases(self) -> Document:
         for name, target in self.aliases.items():
             if target is not None and (problem := fault(name, target)) is not None:
                 raise ValueError(f"aliases.{name}: {problem}")
+        for name, targets in self.fallbacks.items():
+            for target in targets or ():
+                if "*" in target or (problem := fault("x", target)) is not None:
+                    raise ValueError(f"fallbacks.{name}: {target!r} is no prefix/model")
         return self
 
 

@@ -1,0 +1,38 @@
+"""Plan (pure): which deployments a call may go to, in order, and which bad ends let it go on to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from shared.domain.catalogue import Deployment
+from shared.domain.failure import Failure, FailureClass
+
+MOST_ATTEMPTS = 5
+EVERY = "*"
+"""The fallbacks of every model that has none of its own."""
+
+CURABLE = frozenset(
+    {
+        FailureClass.CONNECT, FailureClass.RATE_LIMITED, FailureClass.OVERLOADED, FailureClass.QUOTA,
+        FailureClass.CREDENTIAL, FailureClass.PROVIDER_FAULT,
+    }
+)  # fmt: skip
+"""What another deployment can cure, and what the provider does not bill: it said no before it made anything. After a timeout or
+a cut the prompt may have to be paid for, and a client's own fault is one everywhere."""
+
+
+def goes_on(failure: Failure | None) -> bool:
+    return failure is not None and failure.failure_class in CURABLE
+
+
+def plan(first: Sequence[Deployment], chain: Iterable[Deployment]) -> tuple[Deployment, ...]:
+    """`first`: the named model on each connection that has it; then the chain. Each once, at most MOST_ATTEMPTS."""
+    made: dict[tuple[str, str], Deployment] = {}
+    for deployment in (*first, *chain):
+        made.setdefault((deployment.connection.connection_id, deployment.model.model_id), deployment)
+    return tuple(made.values())[:MOST_ATTEMPTS]
+
+
+def chain_of(name: str, fallbacks: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The names to go on with after `prefix/model-id`."""
+    return fallbacks.get(name) or fallbacks.get(EVERY) or ()

@@ -1,0 +1,143 @@
+"""A call goes on to the next deployment when that can cure it, and never when the client or the bill would notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.cli.engines import free_port
+from shared.domain.limits import Period
+from shared.providers import registry
+from shared.store import tenants
+from shared.store.apply import apply_document
+from shared.store.document import Document
+from tests.hosts.cluster import Cluster, call, client, running
+from tests.upstreams import Upstream, upstream
+
+PRICES = {"lab/chat": {"input": "1", "output": "2"}, "spare/chat": {"input": "3", "output": "4"}}
+
+
+@pytest_asyncio.fixture
+async def spare() -> AsyncIterator[Upstream]:
+    async with upstream() as provider:
+        yield provider
+
+
+@pytest_asyncio.fixture
+async def cluster(database_url: str, redis_url: str, tmp_path: Path, spare: Upstream) -> AsyncIterator[Cluster]:
+    """`lab/chat` falls back to `spare/chat`."""
+    async with running(database_url, redis_url, tmp_path) as started:
+        entry = {"provider": "custom", "api_key": "env:LAB_KEY"}
+        await started.apply(
+            connections=[entry | {"name": "spare", "prefix": "spare", "base_url": spare.url}],
+            prices=PRICES, fallbacks={"lab/chat": ["spare/chat"]},
+        )  # fmt: skip
+        await asyncio.sleep(0.8)
+        yield started
+
+
+async def asked(cluster: Cluster, **fields: Any) -> tuple[int, str | None, Any]:
+    """Status, attempts, body."""
+    async with client(cluster) as one:
+        status, headers, body = await one.chat(call(max_tokens=20, **fields))
+    return status, headers.get("x-waystation-attempts"), body
+
+
+@pytest.mark.parametrize("fault", ["fail-503", "fail-429-retry-7", "fail-500", "bad-key", "quota-exhausted", "html-502"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_another_can_cure_is_cured(cluster: Cluster, spare: Upstream, fault: str, stream: bool) -> None:
+    cluster.provider.fail(fault)
+    status, attempts, body = await asked(cluster, stream=stream)
+    assert (status, attempts) == (200, "2")
+    assert "You said" in str(body) or b"You" in body
+    assert (len(cluster.provider.requests), len(spare.requests)) == (1, 1)
+    (row,) = await cluster.booked(1)
+    assert (row["provider"], row["connection"], row["model"], row["attempts"]) == ("custom", "spare", "spare/chat", 2)
+    assert row["cost_nano_usd"] == row["input_tokens"] * 3_000 + row["output_tokens"] * 4_000
+    assert row["outcome"] == "ok"
+
+
+async def test_an_error_as_the_first_event_and_a_dead_address_are_cured(cluster: Cluster, spare: Upstream) -> None:
+    cluster.provider.fail("error-event-after-0")
+    assert (await asked(cluster, stream=True))[:2] == (200, "2")
+    dead = {"name": "lab", "provider": "custom", "prefix": "lab", "base_url": f"http://127.0.0.1:{free_port()}/v1"}
+    await cluster.apply(connections=[dead])
+    await asyncio.sleep(0.8)
+    assert (await asked(cluster))[:2] == (200, "2")
+    assert len(spare.requests) == 2
+
+
+@pytest.mark.parametrize("fault", ["fail-400", "too-long", "truncated-json", "no-reply"])
+async def test_a_clients_fault_and_what_may_have_to_be_paid_for_is_not_tried_again(
+    cluster: Cluster, spare: Upstream, fault: str
+) -> None:
+    cluster.provider.fail(fault)
+    status, _, _ = await asked(cluster)
+    assert status in (400, 502)
+    assert spare.requests == []
+
+
+async def test_nothing_is_tried_again_once_the_client_has_bytes(cluster: Cluster, spare: Upstream) -> None:
+    cluster.provider.fail("cut-after-2")
+    status, attempts, body = await asked(cluster, stream=True)
+    assert (status, attempts) == (200, "1")
+    assert b"error" in body
+    assert spare.requests == []
+
+
+async def test_when_all_fail_the_last_one_says_so_and_nothing_is_paid(cluster: Cluster, spare: Upstream) -> None:
+    cluster.provider.fail("fail-500")
+    spare.fail("fail-429-retry-7")
+    status, _, body = await asked(cluster)
+    assert (status, body["error"]["code"]) == (429, "provider_rate_limited")
+    (row,) = await cluster.booked(1)
+    assert (row["attempts"], row["cost_nano_usd"], row["connection"]) == (2, 0, "spare")
+
+
+async def test_the_budget_covers_the_dearest_of_the_plan(cluster: Cluster, spare: Upstream) -> None:
+    """At lab's price the call would fit, at spare's it does not: refused before anybody is asked."""
+    cluster.provider.fail("fail-503")
+    body_tokens = 700  # bytes of the body, and the overhead of a message and a call
+    poor = await tenants.create_key(
+        cluster.pool, cluster.vault, team="default", budget=(body_tokens * 1_000 + 40 * 2_000, Period.MONTH)
+    )
+    await asyncio.sleep(0.8)
+    async with client(cluster, key=poor.key) as one:
+        status, _, body = await one.chat(call(max_tokens=20))
+    assert (status, body["error"]["code"]) == (429, "budget_exhausted")
+    assert (cluster.provider.requests, spare.requests) == ([], [])
+
+
+async def test_accounts_of_one_prefix_stand_in_for_each_other(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    async with upstream(api_key="the-good-one") as vendor, running(database_url, redis_url, tmp_path) as cluster:
+        entry = {"provider": "custom", "prefix": "vendor", "base_url": vendor.url}
+        document = Document.model_validate(
+            {
+                "connections": [
+                    entry | {"name": "a", "api_key": "env:BAD"}, entry | {"name": "b", "api_key": "env:WORSE"},
+                    entry | {"name": "c", "api_key": "env:GOOD"},
+                ]
+            }
+        )  # fmt: skip
+        secrets = {"env:BAD": "revoked", "env:WORSE": "expired", "env:GOOD": "the-good-one"}
+        await apply_document(cluster.pool, cluster.vault, document, registry.load(), secret=secrets.__getitem__)
+        await asyncio.sleep(0.8)
+        status, attempts, _ = await asked(cluster, model="vendor/chat")
+        assert (status, attempts) == (200, "3")
+        (row,) = await cluster.booked(1)
+        assert row["connection"] == "c"
+
+
+async def test_every_model_without_a_chain_of_its_own_has_the_common_one(cluster: Cluster, spare: Upstream) -> None:
+    await cluster.apply(fallbacks={"*": ["spare/chat"], "lab/chat": None})
+    await asyncio.sleep(0.8)
+    cluster.provider.fail("fail-503")
+    assert (await asked(cluster, model="lab/other"))[:2] == (200, "2")
+    assert (await asked(cluster))[:2] == (200, "2")
+    spare.fail("fail-503")
+    assert (await asked(cluster, model="spare/chat"))[0] == 503
