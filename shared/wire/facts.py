@@ -158,7 +158,8 @@ def _found(tree: Any, depth: int) -> Iterator[tuple[str, int]]:
         for item in tree:
             yield from _found(item, depth - 1)
     elif type(tree) is dict:
-        kind = tree.get("type")
+        told = tree.get("type")
+        kind = told if type(told) is str else ""
         if kind in IMAGES:
             yield "image", _inline(tree)
         elif kind in FILES:

@@ -47,7 +47,8 @@ def _subset(schema: Any, definitions: Schema, seen: tuple[str, ...], depth: int)
             case "items":
                 made[key] = _subset(value, definitions, seen, depth + 1) if type(value) is dict else {}
             case "anyOf" | "oneOf":
-                _any_of(made, [_subset(each, definitions, seen, depth + 1) for each in value if _is_type(each)], value)
+                given = value if type(value) is list else []
+                _any_of(made, [_subset(each, definitions, seen, depth + 1) for each in given if _is_type(each)], given)
             case "const":
                 made["enum"] = [str(value)]
             case "exclusiveMinimum" | "exclusiveMaximum":
@@ -85,7 +86,8 @@ def _merged(schema: Schema) -> Schema:
             if key == "properties":
                 made[key] = {**_table(value), **_table(made.get(key))}
             elif key == "required":
-                made[key] = list(dict.fromkeys([*made.get(key, []), *value]))
+                names = [name for each in (made.get(key), value) if type(each) is list for name in each if type(name) is str]
+                made[key] = list(dict.fromkeys(names))
             else:
                 made.setdefault(key, value)
     return made
@@ -114,8 +116,8 @@ def _tidy(made: Schema) -> Schema:
     if made.get("type") == "array" and not made.get("items"):
         made["items"] = {"type": "object"}
     if type(made.get("required")) is list:
-        known = made.get("properties", {})
-        made["required"] = [name for name in made["required"] if name in known]
+        known = _table(made.get("properties"))
+        made["required"] = [name for name in made["required"] if type(name) is str and name in known]
         if not made["required"]:
             del made["required"]
     return made
@@ -143,7 +145,7 @@ def closed(schema: Any) -> Any:
     made: Schema = {}
     bounds: list[str] = []
     for key, value in schema.items():
-        if key in UNCHECKED or (key == "minItems" and value not in (0, 1)) or (key == "format" and value not in FORMATS):
+        if key in UNCHECKED or (key == "minItems" and value not in (0, 1)) or (key == "format" and str(value) not in FORMATS):
             bounds.append(f"{key}: {value}")
         elif key in NAMED and type(value) is dict:
             made[key] = {name: closed(each) for name, each in value.items()}

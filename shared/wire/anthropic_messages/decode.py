@@ -168,7 +168,8 @@ def _block(block: Values, path: str) -> list[Part]:
 def _foreign(block: Values, kind: str) -> list[Part]:
     """Blocks of Anthropic's server tools: what they found is said as text, so that the conversation keeps its sense."""
     if kind == "search_result":
-        inner = [part.get("text", "") for part in block.get("content") or () if type(part) is dict]
+        content = block.get("content")
+        inner = [part.get("text", "") for part in (content if type(content) is list else ()) if type(part) is dict]
         return [Text(f"{block.get('title') or ''}\n{block.get('source') or ''}\n" + "\n".join(map(str, inner)))]
     if kind in ("server_tool_use", "mcp_tool_use"):
         return []

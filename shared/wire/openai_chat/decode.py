@@ -211,9 +211,11 @@ def _assistant(message: Values, path: str) -> tuple[Part, ...]:
     if refusal:
         parts.append(Text(refusal, refusal=True))
     signatures = {
-        item.get("id"): item.get("data")
+        item["id"]: item.get("data")
         for item in details
-        if item.get("type") == "reasoning.encrypted" and item.get("format") == "google-gemini-v1"
+        if type(item.get("id")) is str
+        and item.get("type") == "reasoning.encrypted"
+        and item.get("format") == "google-gemini-v1"
     }
     for at, call in fields.tables(message, "tool_calls", path):
         parts.append(_tool_call(call, at, signatures))
@@ -228,7 +230,7 @@ def _thinking(message: Values, details: list[Values]) -> list[Part]:
     """Reasoning that the client sends back: OpenRouter's signed details first, else the bare text of it."""
     parts: list[Part] = []
     for item in details:
-        origin = FORMATS.get(item.get("format") or "anthropic-claude-v1")
+        origin = FORMATS.get(str(item.get("format") or "anthropic-claude-v1"))
         kind, text = item.get("type"), item.get("text") or item.get("summary")
         if kind == "reasoning.encrypted":
             if origin in ("anthropic", "openai") and type(item.get("data")) is str:
@@ -326,12 +328,11 @@ def _tool_choice(values: Values) -> ToolChoice | None:
         raise invalid_field("tool_choice", "Invalid type for 'tool_choice': expected a string or an object.")
     if choice.get("type") == "allowed_tools":
         allowed = fields.table(choice, "allowed_tools", "tool_choice.") or {}
-        names = [
-            tool.get("function", {}).get("name") for _, tool in fields.tables(allowed, "tools", "tool_choice.allowed_tools.")
-        ]
+        tools = fields.tables(allowed, "tools", "tool_choice.allowed_tools.")
+        names = [(fields.table(tool, "function", path) or {}).get("name") for path, tool in tools]
         mode = "any" if allowed.get("mode") == "required" else "auto"
         return ToolChoice(mode=mode, allowed=tuple(name for name in names if type(name) is str))  # type: ignore[arg-type]
-    kind = choice.get("type") or "function"
+    kind = fields.text(choice, "type", "tool_choice.") or "function"
     named = fields.table(choice, kind, "tool_choice.") or {}
     return ToolChoice(mode="tool", name=fields.needed_text(named, "name", f"tool_choice.{kind}."))
 

@@ -59,13 +59,17 @@ def decode_reply(body: bytes) -> Reply:
     usage = reply.get("usage")
     if not usage and reply["choices"] and type(reply["choices"][0]) is dict:
         usage = reply["choices"][0].get("usage")
-    citations = tuple({"url": url} for url in reply.get("citations") or () if type(url) is str)
+    citations = tuple({"url": url} for url in _listed(reply.get("citations")) if type(url) is str)
     return Reply(
         choices=tuple(choices),
         usage=read_usage(orjson.dumps(usage)) if type(usage) is dict else None,
         model=reply.get("model") if type(reply.get("model")) is str else None,
         citations=citations,
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if type(value) is list else []
 
 
 def _choice(choice: dict[str, Any]) -> Choice:
@@ -111,7 +115,7 @@ def signature_in(message: dict[str, Any]) -> tuple[str, str] | None:
     """The signature in OpenRouter's reasoning_details, and whose it is."""
     families = {form: origin for origin, form in FORMATS.items()}
     for item in _objects(message.get("reasoning_details")):
-        signature, origin = item.get("signature"), families.get(item.get("format") or "anthropic-claude-v1")
+        signature, origin = item.get("signature"), families.get(str(item.get("format") or "anthropic-claude-v1"))
         if item.get("type") == "reasoning.text" and type(signature) is str and signature and origin is not None:
             return unpack_signature(signature, origin)
     return None

@@ -123,7 +123,8 @@ class StreamDecoder:
             return [*events, Failed(_message(chunk["error"]), data)]
         for raw in _objects(chunk.get("choices")):
             events += self._choice(raw)
-        usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
+        groq = chunk.get("x_groq")
+        usage = chunk.get("usage") or (groq.get("usage") if type(groq) is dict else None)
         return [*events, *_used(usage)]
 
     def _choice(self, raw: dict[str, Any]) -> list[Event]:
