@@ -30,6 +30,9 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/audio/speech": {"POST": inference.speech},
     "/v1/audio/transcriptions": {"POST": inference.transcriptions},
     "/v1/messages": {"POST": inference.messages},
+    "/v2/chat": {"POST": inference.cohere_chat},
+    "/v2/embed": {"POST": inference.cohere_embed},
+    "/v2/rerank": {"POST": inference.cohere_rerank},
     "/v1/messages/count_tokens": {"POST": counting.messages},
     "/v1/models": {"GET": models.every_model},
     "/v1beta/models": {"GET": models.every_model},
@@ -90,6 +93,8 @@ def dialect(request: web.BaseRequest) -> WireFormat:
     """Whose error format a caller reads, when no endpoint has said so."""
     if request.path.startswith("/v1/messages") or "anthropic-version" in request.headers:
         return WireFormat.ANTHROPIC_MESSAGES
+    if request.path.startswith("/v2/"):
+        return WireFormat.COHERE
     if models.of_google(request) or request.path.startswith(inference.GEMINI[0]) or "x-goog-api-key" in request.headers:
         return WireFormat.GEMINI
     return WireFormat.OPENAI_CHAT

@@ -50,6 +50,21 @@ def speech(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse
     return serve(request, node.gateway, node.streams, Operation.SPEECH, WireFormat.OPENAI_CHAT)
 
 
+def cohere_chat(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+    """`POST /v2/chat` (Cohere)."""
+    return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.COHERE)
+
+
+def cohere_embed(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+    """`POST /v2/embed` (Cohere)."""
+    return serve(request, node.gateway, node.streams, Operation.EMBEDDINGS, WireFormat.COHERE)
+
+
+def cohere_rerank(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+    """`POST /v2/rerank` (Cohere)."""
+    return serve(request, node.gateway, node.streams, Operation.RERANK, WireFormat.COHERE)
+
+
 def transcriptions(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
     """`POST /v1/audio/transcriptions` (OpenAI's form, OpenRouter's JSON)."""
     return serve(request, node.gateway, node.streams, Operation.TRANSCRIPTIONS, WireFormat.OPENAI_CHAT)

@@ -114,6 +114,7 @@ FORMATS: dict[WireFormat, ClientHalf] = {
     WireFormat.OPENAI_RESPONSES: _client(openai_responses, facts.responses_facts),
     WireFormat.ANTHROPIC_MESSAGES: _client(anthropic_messages, facts.messages_facts),
     WireFormat.GEMINI: _client(gemini, facts.gemini_facts),
+    WireFormat.COHERE: _client(cohere, facts.cohere_facts),
 }
 """What clients speak."""
 
@@ -137,6 +138,7 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
     WireFormat.OPENAI_CHAT: CHAT,
     WireFormat.OPENAI_RESPONSES: _native(WireFormat.OPENAI_RESPONSES, "max_output_tokens"),
     WireFormat.ANTHROPIC_MESSAGES: _native(WireFormat.ANTHROPIC_MESSAGES, "max_tokens"),
+    WireFormat.COHERE: _native(WireFormat.COHERE, "max_tokens"),
     WireFormat.GEMINI: _native(WireFormat.GEMINI, "generationConfig", "maxOutputTokens", model_in_body=False),
 }
 
@@ -145,6 +147,8 @@ def read_facts(client: WireFormat, operation: str, envelope: Envelope, model: st
     """What the gateway must know of a call. Raises Refused, naming the field."""
     if operation == "embeddings" and client is WireFormat.GEMINI:
         return facts.gemini_embeddings_facts(envelope, model)
+    if operation == "embeddings" and client is WireFormat.COHERE:
+        return facts.cohere_embeddings_facts(envelope)
     if operation != "chat":
         return openai_json.FACTS[operation](envelope, model, stream)
     if client is WireFormat.OPENAI_CHAT:
@@ -196,4 +200,6 @@ def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operati
         return transcription(provider)
     if operation == "rerank" and provider is WireFormat.COHERE:
         return Rerank(stamp)
+    if operation == "rerank" and client is WireFormat.COHERE and provider is WireFormat.OPENAI_CHAT:
+        return JSON_OPERATION  # the shape is Cohere's own
     return None

@@ -47,6 +47,24 @@ def messages_facts(envelope: Envelope, model: str | None = None, stream: bool | 
     return call
 
 
+def cohere_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
+    """Cohere v2. Raises Refused."""
+    messages = _items(envelope, "messages")
+    documents = envelope.value("documents")
+    call = ChatCall(
+        model=checked_model(envelope.text("model")),
+        stream=envelope.flag("stream"),
+        include_usage=True,
+        max_tokens=envelope.integer("max_tokens", 1, MAX_TOKENS),
+        choices=1,
+        messages=len(messages) + (len(documents) if type(documents) is list else 0),
+        media=_media(messages),
+        body_bytes=len(envelope.body),
+    )
+    envelope.release()
+    return call
+
+
 def responses_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
     """OpenAI Responses. Raises Refused."""
     given = envelope.value("input")
@@ -96,6 +114,24 @@ def gemini_embeddings_facts(envelope: Envelope, model: str | None) -> ChatCall:
         raise invalid_field("content", "Missing required field 'content' (or 'requests').")
     call = ChatCall(
         model=checked_model(model or ""),
+        stream=False,
+        include_usage=False,
+        max_tokens=0,
+        choices=1,
+        messages=1,
+        media=NO_MEDIA,
+        body_bytes=len(envelope.body),
+    )
+    envelope.release()
+    return call
+
+
+def cohere_embeddings_facts(envelope: Envelope) -> ChatCall:
+    """Cohere's `/v2/embed`. Raises Refused."""
+    if type(envelope.value("texts")) is not list:
+        raise invalid_field("texts", "Missing required field 'texts': an array of strings.")
+    call = ChatCall(
+        model=checked_model(envelope.text("model")),
         stream=False,
         include_usage=False,
         max_tokens=0,

@@ -61,7 +61,10 @@ def open_form(body: bytes, content_type: str) -> Form:
         except UnicodeDecodeError:
             raise _broken(f"the field {name[:64]!r} is not UTF-8") from None
         if name.endswith("[]"):
-            values.setdefault(name[:-2], []).append(text)
+            held = values.setdefault(name[:-2], [])
+            if type(held) is not list:
+                raise _broken(f"the field {name[:64]!r} comes twice")
+            held.append(text)
         elif name in values:
             raise _broken(f"the field {name[:64]!r} comes twice")
         else:

@@ -146,7 +146,7 @@ def names_the_field(refused: Refused) -> None:
 
 
 def comparable(reply: Reply, wire_format: WireFormat) -> tuple[Any, ...]:
-    """A reply without what formats do not all carry: reasoning counts, and cache writes at Gemini."""
+    """A reply without what formats do not all carry: reasoning counts, and cache writes at Gemini and Cohere."""
     parts: list[Any] = []
     for part in reply.choices[0].parts:
         match part:
@@ -157,7 +157,7 @@ def comparable(reply: Reply, wire_format: WireFormat) -> tuple[Any, ...]:
             case ToolCall():
                 parts.append((part.id, part.name, orjson.loads(part.arguments or "{}")))
     usage = reply.usage or Usage()
-    written = 0 if wire_format is WireFormat.GEMINI else usage.cache_write_tokens
+    written = 0 if wire_format in (WireFormat.GEMINI, WireFormat.COHERE) else usage.cache_write_tokens
     counts = (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, written)
     return (tuple(parts), reply.choices[0].stop, counts)
 

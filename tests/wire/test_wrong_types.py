@@ -142,6 +142,21 @@ BODIES: dict[WireFormat, dict[str, Any]] = {
             {"role": "user", "parts": [{"functionResponse": {"id": "1", "name": "f", "response": {"result": "r"}}}]},
         ],
     },
+    WireFormat.COHERE: {
+        "model": "lab/m", "max_tokens": 9, "temperature": 1, "p": 0.5, "k": 3, "seed": 1, "stop_sequences": ["x"], "logprobs": True,
+        "response_format": {"type": "json_object", "json_schema": SCHEMA}, "thinking": {"type": "enabled", "token_budget": 9},
+        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}}],
+        "tool_choice": "REQUIRED", "documents": [{"id": "1", "data": {"text": "x"}}], "safety_mode": "OFF",
+        "messages": [
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": [
+                {"type": "text", "text": "t"}, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+            ]},
+            {"role": "assistant", "tool_plan": "p", "content": [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": "t"}],
+             "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": [{"type": "document", "document": {"data": "x"}}]},
+        ],
+    },
 }  # fmt: skip
 
 

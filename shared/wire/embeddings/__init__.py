@@ -32,7 +32,11 @@ class Provider(Protocol):
     decode_reply: Callable[[bytes], EmbedReply]
 
 
-CLIENTS: dict[WireFormat, Any] = {WireFormat.OPENAI_CHAT: openai, WireFormat.GEMINI: gemini}
+CLIENTS: dict[WireFormat, Any] = {
+    WireFormat.OPENAI_CHAT: openai,
+    WireFormat.GEMINI: gemini,
+    WireFormat.COHERE: cohere,
+}
 PROVIDERS: dict[WireFormat, Any] = {
     WireFormat.OPENAI_CHAT: openai,
     WireFormat.GEMINI: gemini,

@@ -1,4 +1,4 @@
-"""Cohere v2 chat as a provider answers it (https://docs.cohere.com/v2/reference/chat). Cohere is no client format here.
+"""Cohere v2 chat as a provider is asked and answers (https://docs.cohere.com/v2/reference/chat).
 
 Oddities: tool_choice knows REQUIRED and NONE only; a tool plan is the model's reasoning before its calls; tool results are
 messages with a string; citations come apart from the text.
@@ -74,7 +74,10 @@ def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
     if call.stream:
         body["stream"] = True
     dropped += [call.named(name) for name in UNSPEAKABLE if getattr(call, name) is not None]
-    dropped += call.native
+    if call.format == "cohere":
+        body.update(call.native)
+    else:
+        dropped += call.native
     for name, value in call.extra.items():
         body.setdefault(name, value)
     return Encoded(body=orjson.dumps(body), dropped=tuple(dict.fromkeys(dropped)), names=names.back)
