@@ -69,6 +69,7 @@ UNDER: dict[str, dict[str, Handler]] = {
 """Prefixes whose rest is an argument."""
 
 
+COHERE = frozenset(path for path in ROUTES if path.startswith("/v2/"))
 CHAT_TARGET = "/v1/chat/completions"
 CHAT = ROUTES[CHAT_TARGET]["POST"]
 """The one route that is worth a short cut: asking aiohttp for a request's path builds a URL object."""
@@ -93,7 +94,7 @@ def dialect(request: web.BaseRequest) -> WireFormat:
     """Whose error format a caller reads, when no endpoint has said so."""
     if request.path.startswith("/v1/messages") or "anthropic-version" in request.headers:
         return WireFormat.ANTHROPIC_MESSAGES
-    if request.path.startswith("/v2/"):
+    if request.path in COHERE:
         return WireFormat.COHERE
     if models.of_google(request) or request.path.startswith(inference.GEMINI[0]) or "x-goog-api-key" in request.headers:
         return WireFormat.GEMINI
