@@ -1,13 +1,15 @@
-"""Command line clients from npm, headless, against a node: a chat, and a tool round trip. `make test-clients` installs them
-and, where the machine allows it, runs this in a network namespace that has nothing but loopback."""
+"""Command line clients from npm, headless, against a node: a streamed chat, a tool's round trip, an error, a 429 that they try
+again. `make test-clients` installs them and, where the machine allows it, runs this in a network namespace that has nothing but
+loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,175 +22,143 @@ INSTALLED = Path(__file__).parent / "npm" / "node_modules"
 CLAUDE = INSTALLED / "@anthropic-ai" / "claude-code-linux-x64" / "claude"
 CODEX = INSTALLED / "@openai" / "codex-linux-x64" / "vendor" / "x86_64-unknown-linux-musl" / "bin" / "codex"
 OPENCODE = INSTALLED / "opencode-linux-x64" / "bin" / "opencode"
+GEMINI, CONTINUE = INSTALLED / ".bin" / "gemini", INSTALLED / ".bin" / "cn"
+PROMPT = "run it"
 
 
-async def run(program: Path, *arguments: str, home: Path, variables: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    """The program's exit code and what it said; its environment has nothing of ours."""
-    if not program.exists():
-        pytest.skip(f"{program.name} is not installed for this machine")
-    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb"} | dict(variables or {})
-    process = await asyncio.create_subprocess_exec(
-        str(program), *arguments, cwd=home, env=environment,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, errors = await asyncio.wait_for(process.communicate(), 90)
-    except TimeoutError:
-        process.kill()
-        raise
-    return process.returncode or 0, out.decode(), errors.decode()
-
-
-@pytest.mark.parametrize(("model", "calls"), [("lab/chat", 1), ("lab/tools", 2)])
-async def test_claude_code(cluster: Cluster, tmp_path: Path, model: str, calls: int) -> None:
-    code, out, errors = await run(
-        CLAUDE, "-p", "run it", "--model", model, "--allowedTools", "Bash", "--output-format", "json", "--max-turns", "4",
-        home=tmp_path,
-        variables={
-            "ANTHROPIC_BASE_URL": cluster.url(),
-            "ANTHROPIC_AUTH_TOKEN": cluster.key,
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        },
-    )  # fmt: skip
-    assert code == 0, out + errors
-    said = json.loads(out)
-    assert said["is_error"] is False
-    assert said["result"]
-    assert len(cluster.provider.requests) >= calls
-    sent = cluster.provider.last.body
-    assert sent["messages"][0]["role"] == "system"
-    assert "x-anthropic-billing-header" not in json.dumps(sent)
-    if calls > 1:
-        assert sent["messages"][-1]["role"] == "tool" or any(message["role"] == "tool" for message in sent["messages"])
-    await cluster.booked(calls)
-
-
-async def test_claude_code_says_what_is_wrong(cluster: Cluster, tmp_path: Path) -> None:
-    code, out, _ = await run(
-        CLAUDE, "-p", "run it", "--model", "lab/fail-400", "--output-format", "json",
-        home=tmp_path,
-        variables={
-            "ANTHROPIC_BASE_URL": cluster.url(),
-            "ANTHROPIC_AUTH_TOKEN": cluster.key,
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        },
-    )  # fmt: skip
-    assert code == 1
-    assert json.loads(out)["is_error"] is True
-
-
-@pytest.mark.parametrize("dialect", ["gw", "anthropic"])
-@pytest.mark.parametrize("model", ["lab/chat", "lab/tools"])
-async def test_opencode(cluster: Cluster, tmp_path: Path, dialect: str, model: str) -> None:
-    options = {"baseURL": f"{cluster.url()}/v1", "apiKey": cluster.key}
-    models: dict[str, dict[str, str]] = {"lab/chat": {}, "lab/tools": {}}
-    settings = {
-        "autoupdate": False,
-        "share": "disabled",
-        "model": f"{dialect}/{model}",
-        "small_model": "gw/lab/chat",
-        "provider": {
-            "gw": {"npm": "@ai-sdk/openai-compatible", "options": options, "models": models},
-            "anthropic": {"options": options, "models": models},
-        },
-    }
-    path = tmp_path / ".config" / "opencode" / "opencode.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(settings))
-    code, out, errors = await run(
-        OPENCODE, "run", "-m", f"{dialect}/{model}", "run it",
-        home=tmp_path,
-        variables={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
-    )  # fmt: skip
-    assert code == 0, out + errors
-    assert out.strip()
-    if model == "lab/chat":
-        assert "run it" in out
-
-
-@pytest.mark.parametrize(("model", "calls"), [("lab/chat", 1), ("lab/tools", 2)])
-async def test_codex(cluster: Cluster, tmp_path: Path, model: str, calls: int) -> None:
-    """Configured as `waystation connect codex` does it."""
-    advice = TOOLS["codex"](Target(cluster.url(), cluster.key, model))
-    path = tmp_path / str(advice.path)
-    path.parent.mkdir(parents=True)
-    path.write_text('approval_policy = "never"\nsandbox_mode = "danger-full-access"\n' + advice.text)
-    code, out, errors = await run(
-        CODEX, "exec", "--skip-git-repo-check", "run it", home=tmp_path, variables=dict(advice.variables)
-    )  # fmt: skip
-    assert code == 0, out + errors
-    assert out.strip()
-    assert len(cluster.provider.requests) >= calls
-    await cluster.booked(calls)
+class Command(NamedTuple):
+    program: Path
+    arguments: tuple[str, ...]
+    variables: Mapping[str, str]
 
 
 def node_path() -> str:
-    """Where these two find the runtime that they are scripts for."""
+    """Where those that are scripts find their runtime."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
     return f"{Path(node).parent}:/usr/bin:/bin"
 
 
-async def test_gemini_cli(cluster: Cluster, tmp_path: Path) -> None:
-    """Configured as `waystation connect gemini-cli` does it."""
-    advice = TOOLS["gemini-cli"](Target(cluster.url(), cluster.key, "lab/chat"))
-    path = tmp_path / str(advice.path)
-    path.parent.mkdir(parents=True)
-    path.write_text(advice.text)
-    code, out, errors = await run(
-        INSTALLED / ".bin" / "gemini", "-p", "say pong", "-m", "lab/chat", "--skip-trust", home=tmp_path,
-        variables=dict(advice.variables) | {"PATH": node_path(), "GEMINI_CLI_TRUST_WORKSPACE": "true"},
+def written(tool: str, cluster: Cluster, home: Path, model: str, before: str = "") -> tuple[Path, dict[str, str]]:
+    """What `waystation connect TOOL --write` would write, and the variables that it tells to set."""
+    advice = TOOLS[tool](Target(cluster.url(), cluster.key, model))
+    path = home / str(advice.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(before + advice.text)
+    return path, dict(advice.variables)
+
+
+def claude(cluster: Cluster, home: Path, model: str) -> Command:
+    variables = {
+        "ANTHROPIC_BASE_URL": cluster.url(), "ANTHROPIC_AUTH_TOKEN": cluster.key,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }  # fmt: skip
+    arguments = ("-p", PROMPT, "--model", model, "--allowedTools", "Bash", "--output-format", "json", "--max-turns", "4")
+    return Command(CLAUDE, arguments, variables)
+
+
+def codex(cluster: Cluster, home: Path, model: str) -> Command:
+    _, variables = written("codex", cluster, home, model, 'approval_policy = "never"\nsandbox_mode = "danger-full-access"\n')
+    return Command(CODEX, ("exec", "--skip-git-repo-check", PROMPT), variables)
+
+
+def opencode(cluster: Cluster, home: Path, model: str) -> Command:
+    _, variables = written("opencode", cluster, home, model)
+    quiet = {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
+    return Command(OPENCODE, ("run", PROMPT), variables | quiet)
+
+
+def gemini(cluster: Cluster, home: Path, model: str) -> Command:
+    _, variables = written("gemini-cli", cluster, home, model)
+    arguments = ("-p", PROMPT, "-m", model, "--skip-trust", "--yolo")
+    return Command(GEMINI, arguments, variables | {"PATH": node_path(), "GEMINI_CLI_TRUST_WORKSPACE": "true"})
+
+
+def continue_dev(cluster: Cluster, home: Path, model: str) -> Command:
+    path, _ = written("continue", cluster, home, model)
+    quiet = {"CONTINUE_TELEMETRY_ENABLED": "0", "CONTINUE_CLI_AUTO_UPDATED": "1"}
+    return Command(CONTINUE, ("-p", PROMPT, "--config", str(path), "--auto"), {"PATH": node_path()} | quiet)
+
+
+CLIENTS: dict[str, Callable[[Cluster, Path, str], Command]] = {
+    "claude": claude,
+    "codex": codex,
+    "opencode": opencode,
+    "gemini": gemini,
+    "continue": continue_dev,
+}
+
+
+async def run(command: Command, home: Path) -> tuple[int, str, str]:
+    """The program's exit code and what it said; its environment has nothing of ours."""
+    if not command.program.exists():
+        pytest.skip(f"{command.program.name} is not installed for this machine")
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb"} | dict(command.variables)
+    process = await asyncio.create_subprocess_exec(
+        str(command.program), *command.arguments, cwd=home, env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    try:
+        out, errors = await asyncio.wait_for(process.communicate(), 100)
+    except TimeoutError:
+        process.kill()
+        raise
+    return process.returncode or 0, out.decode(), errors.decode()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_streamed_chat(cluster: Cluster, tmp_path: Path, client: str) -> None:
+    code, out, errors = await run(CLIENTS[client](cluster, tmp_path, "lab/chat"), tmp_path)
     assert code == 0, out + errors
-    assert out.startswith("You said:")
-    assert "say pong" in json.dumps(cluster.provider.last.body)
+    assert "You said" in out
+    assert any(record.stream for record in cluster.provider.requests)
+    assert any(PROMPT in json.dumps(record.body) for record in cluster.provider.requests)
+    assert "x-anthropic-billing-header" not in json.dumps(cluster.provider.last.body)
+    await cluster.booked(1)
 
 
-async def test_continue(cluster: Cluster, tmp_path: Path) -> None:
-    """Configured as `waystation connect continue` does it."""
-    advice = TOOLS["continue"](Target(cluster.url(), cluster.key, "lab/chat"))
-    path = tmp_path / str(advice.path)
-    path.parent.mkdir(parents=True)
-    path.write_text(advice.text)
-    code, out, errors = await run(
-        INSTALLED / ".bin" / "cn", "-p", "say pong", "--config", str(path), home=tmp_path,
-        variables={"PATH": node_path(), "CONTINUE_TELEMETRY_ENABLED": "0", "CONTINUE_CLI_AUTO_UPDATED": "1"},
-    )  # fmt: skip
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_tools_round_trip(cluster: Cluster, tmp_path: Path, client: str) -> None:
+    code, out, errors = await run(CLIENTS[client](cluster, tmp_path, "lab/tools"), tmp_path)
     assert code == 0, out + errors
-    assert "say pong" in out
+    assert out.strip()
+    bodies = [record.body for record in cluster.provider.requests]
+    results = [message for body in bodies for message in body["messages"] if message["role"] == "tool"]
+    assert results, "no tool's result came back"
 
 
-@pytest.mark.parametrize("program", ["claude", "codex", "opencode"])
-async def test_a_429_is_tried_again(cluster: Cluster, tmp_path: Path, program: str) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_an_error_is_shown(cluster: Cluster, tmp_path: Path, client: str) -> None:
+    code, out, errors = await run(CLIENTS[client](cluster, tmp_path, "lab/fail-400"), tmp_path)
+    said = out + errors
+    assert code != 0 or "error" in said.lower(), said
+    assert "asked to fail" in said or "400" in said, said
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_429_is_tried_again(cluster: Cluster, tmp_path: Path, client: str) -> None:
     cluster.provider.fail("fail-429-retry-0", model="chat", times=1)
-    variables: dict[str, str] = {}
-    command: list[str | Path]
-    match program:
-        case "claude":
-            command = [CLAUDE, "-p", "run it", "--model", "lab/chat", "--max-turns", "2"]
-            variables = {
-                "ANTHROPIC_BASE_URL": cluster.url(), "ANTHROPIC_AUTH_TOKEN": cluster.key,
-                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            }  # fmt: skip
-        case "codex":
-            advice = TOOLS["codex"](Target(cluster.url(), cluster.key, "lab/chat"))
-            path = tmp_path / str(advice.path)
-            path.parent.mkdir(parents=True)
-            path.write_text('approval_policy = "never"\nsandbox_mode = "danger-full-access"\n' + advice.text)
-            command, variables = [CODEX, "exec", "--skip-git-repo-check", "run it"], dict(advice.variables)
-        case _:
-            advice = TOOLS["opencode"](Target(cluster.url(), cluster.key, "lab/chat"))
-            path = tmp_path / str(advice.path)
-            path.parent.mkdir(parents=True)
-            path.write_text(advice.text)
-            command = [OPENCODE, "run", "run it"]
-            variables = dict(advice.variables) | {
-                "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1",
-            }  # fmt: skip
-    code, out, errors = await run(Path(command[0]), *map(str, command[1:]), home=tmp_path, variables=variables)
+    code, out, errors = await run(CLIENTS[client](cluster, tmp_path, "lab/chat"), tmp_path)
     assert code == 0, out + errors
     assert "You said" in out
     statuses = [record.status for record in cluster.provider.requests]
     assert 429 in statuses
     assert 200 in statuses
+
+
+@pytest.mark.parametrize("model", ["lab/chat", "lab/tools"])
+async def test_opencode_with_anthropics_format(cluster: Cluster, tmp_path: Path, model: str) -> None:
+    options = {"baseURL": f"{cluster.url()}/v1", "apiKey": cluster.key}
+    models: dict[str, dict[str, str]] = {"lab/chat": {}, "lab/tools": {}}
+    settings = {
+        "autoupdate": False, "share": "disabled", "model": f"anthropic/{model}", "small_model": "anthropic/lab/chat",
+        "provider": {"anthropic": {"options": options, "models": models}},
+    }  # fmt: skip
+    path = tmp_path / ".config" / "opencode" / "opencode.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(settings))
+    quiet = {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
+    code, out, errors = await run(Command(OPENCODE, ("run", "-m", f"anthropic/{model}", PROMPT), quiet), tmp_path)
+    assert code == 0, out + errors
+    assert out.strip()

@@ -59,3 +59,10 @@ async def test_it_says_what_is_wrong(home: Path) -> None:
     code, _, errors = await run(home, "-m", "fail-400", "Hello!")
     assert code != 0
     assert "400" in errors or "asked to fail" in errors
+
+
+async def test_a_429_is_tried_again(home: Path, cluster: Cluster) -> None:
+    cluster.provider.fail("fail-429-retry-0", times=1)
+    code, out, errors = await run(home, "-m", "chat", "Hello!")
+    assert (code, out.strip()) == (0, "You said: Hello!"), errors
+    assert len(cluster.provider.requests) == 2

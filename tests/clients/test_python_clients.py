@@ -70,15 +70,30 @@ async def test_litellm(cluster: Cluster, tmp_path: Path) -> None:
         assert told["limited"] == "RateLimitError"
 
 
-async def test_aider(cluster: Cluster, tmp_path: Path) -> None:
+async def aider(cluster: Cluster, home: Path, model: str, *flags: str) -> tuple[int, str, str]:
     """Configured as `waystation connect aider` does it."""
-    advice = TOOLS["aider"](Target(cluster.url(), cluster.key, "lab/chat"))
-    code, out, errors = await run(
-        "aider", "--model", "openai/lab/chat", "--message", "say pong", "--no-git", "--yes-always", "--no-analytics",
-        "--no-check-update", "--no-show-model-warnings", "--no-pretty", "--map-tokens", "0",
-        home=tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True", **dict(advice.variables),
+    advice = TOOLS["aider"](Target(cluster.url(), cluster.key, model))
+    return await run(
+        "aider", "--model", f"openai/{model}", "--message", "say pong", "--no-git", "--yes-always", "--no-analytics",
+        "--no-check-update", "--no-show-model-warnings", "--no-pretty", "--map-tokens", "0", *flags,
+        home=home, LITELLM_LOCAL_MODEL_COST_MAP="True", **dict(advice.variables),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-stream",)])
+async def test_aider(cluster: Cluster, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """It has no tools: it edits by what the model writes."""
+    code, out, errors = await aider(cluster, tmp_path, "lab/chat", *flags)
     assert code == 0, out + errors
     assert "You said:" in out
     assert "say pong" in out
-    assert len(cluster.provider.requests) >= 1
+    assert cluster.provider.requests[0].stream is not bool(flags)
+
+
+async def test_aider_shows_an_error_and_tries_a_429_again(cluster: Cluster, tmp_path: Path) -> None:
+    _, out, errors = await aider(cluster, tmp_path, "lab/fail-400")
+    assert "BadRequestError" in out + errors
+    cluster.provider.fail("fail-429-retry-0", model="chat", times=1)
+    code, out, errors = await aider(cluster, tmp_path, "lab/chat")
+    assert code == 0, errors
+    assert "You said:" in out
