@@ -53,14 +53,7 @@ def resolve(x: Exchange) -> tuple[Deployment, ...]:
             Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here.{hint} GET /v1/models lists yours.",
             field="model", retry=False,
         )  # fmt: skip
-    return plan if len(plan) == 1 else affordable(x, plan)
-
-
-def affordable(x: Exchange, plan: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
-    """Under a hard budget nothing without a price is gone on with: no bound would cover it."""
-    if not any(budget.hard for budget in x.key.budgets):
-        return plan
-    return (plan[0], *(deployment for deployment in plan[1:] if deployment.model.price is not None))
+    return plan
 
 
 def within(x: Exchange, provider: str, found: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
@@ -83,10 +76,7 @@ def ask(x: Exchange) -> Ask:
     deployment, key, call = x.deployment, x.key, x.call
     principal = key.principal
     price, name = deployment.model.price, deployment.name
-    typical = x.gateway.gate.typical.estimate(principal.key_id, name)
-    bound = quoted(x, deployment, typical)
-    for other in x.plan[1:]:
-        bound = dearer(bound, quoted(x, other, typical))
+    bound = bounded(x, x.gateway.gate.typical.estimate(principal.key_id, name))
     cap = bound.bound.output_cap
     estimated = UsageEvent(
         event_id=x.event_id,
@@ -116,6 +106,20 @@ def ask(x: Exchange) -> Ask:
         estimated_event=estimated,
         encoded_event=encode_event(estimated),
     )
+
+
+def bounded(x: Exchange, typical_output_tokens: int) -> Quote:
+    """What bounds whichever of the plan answers. Under a hard budget a fallback that nothing bounds leaves the plan: the call
+    would be refused for its sake."""
+    bound, kept = quoted(x, x.deployment, typical_output_tokens), [x.deployment]
+    hard = len(x.plan) > 1 and any(budget.hard for budget in x.key.budgets)
+    for other in x.plan[1:]:
+        quote_of_it = quoted(x, other, typical_output_tokens)
+        if quote_of_it.priced or not hard:
+            bound = dearer(bound, quote_of_it)
+            kept.append(other)
+    x.plan = tuple(kept)
+    return bound
 
 
 def quoted(x: Exchange, deployment: Deployment, typical_output_tokens: int) -> Quote:

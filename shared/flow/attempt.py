@@ -48,8 +48,7 @@ async def attempt(x: Exchange) -> UpstreamResponse:
         if x.call.media.by_reference:
             await fetch(x)
         request = encode(x)
-        if x.attempts == 1:
-            intend(x)
+        intend(x)
         x.sent_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
@@ -126,10 +125,13 @@ def translating(x: Exchange, operation: str) -> Bridge:
 
 
 def intend(x: Exchange) -> None:
-    """The write-ahead intent: if this process dies now, the reservation becomes an estimated event."""
+    """The write-ahead intent, once a call: if this process dies now, the reservation becomes an estimated event."""
     assert x.reservation is not None
+    if x.intended:
+        return
     try:
         x.gateway.wal.intend(x.reservation.event, x.reservation.encoded_event)
+        x.intended = True
     except WalFull:
         x.outcome = Outcome.REJECTED
         raise refuse(

@@ -135,6 +135,8 @@ class Exchange:
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
+    intended: bool = False
+    """The log has the intent. The first attempt need not write it: its credential may be unusable."""
     reservation: Reservation | None = None
     headers: Headers = field(default_factory=dict)
     # attempt and relay

@@ -43,6 +43,8 @@ async def fetch(x: Exchange) -> None:
     provider = x.deployment.provider.wire_format
     if not x.call.media.by_reference or provider not in inline.BYTES_ONLY or x.arrival.wire_format is provider:
         return
+    if x.fetched:  # by an earlier attempt
+        return
     body = orjson.loads(x.envelope.body)
     call = FORMATS[x.arrival.wire_format].decode_call(body, model=x.call.model, stream=x.call.stream)
     urls = inline.urls(call)

@@ -16,6 +16,7 @@ from shared.providers import registry
 from shared.store import tenants
 from shared.store.apply import apply_document
 from shared.store.document import Document
+from shared.store.wal import INTENT, read
 from tests.hosts.cluster import Cluster, call, client, running
 from tests.upstreams import Upstream, upstream
 
@@ -141,3 +142,34 @@ async def test_every_model_without_a_chain_of_its_own_has_the_common_one(cluster
     assert (await asked(cluster))[:2] == (200, "2")
     spare.fail("fail-503")
     assert (await asked(cluster, model="spare/chat"))[0] == 503
+
+
+async def test_a_fallback_that_nothing_bounds_is_left_out_and_refuses_nothing(cluster: Cluster, spare: Upstream) -> None:
+    """spare/chat has a price and no known maximum: without a cap of the client's nothing bounds it."""
+    entry = {"name": "lab", "provider": "custom", "prefix": "lab", "base_url": cluster.provider.url, "api_key": "env:LAB_KEY"}
+    await cluster.apply(connections=[entry | {"models": [{"id": "chat", "max_output_tokens": 20}]}])
+    bounded = await cluster.new_key(budget_nano=1_000_000_000)
+    async with client(cluster, key=bounded.key) as one:
+        assert (await one.chat(call()))[0] == 200
+        cluster.provider.fail("fail-503")
+        assert (await one.chat(call()))[0] == 503
+        assert (await one.chat(call(max_tokens=5)))[0] == 200  # now there is a bound
+    assert len(spare.requests) == 1
+
+
+async def test_a_call_whose_first_account_is_unusable_is_in_the_log_before_the_second_is_asked(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with upstream() as vendor, running(database_url, redis_url, tmp_path) as cluster:
+        entry = {"provider": "custom", "prefix": "vendor", "base_url": vendor.url}
+        document = Document.model_validate(
+            {"connections": [entry | {"name": "a", "api_key": "env:BAD"}, entry | {"name": "b", "api_key": "env:GOOD"}]}
+        )
+        secrets = {"env:BAD": "no header can hold ü", "env:GOOD": "sk-good"}
+        await apply_document(cluster.pool, cluster.vault, document, registry.load(), secret=secrets.__getitem__)
+        await asyncio.sleep(0.8)
+        assert (await asked(cluster, model="vendor/chat"))[:2] == (200, "2")
+        (row,) = await cluster.booked(1)
+        records = [record for path in tmp_path.glob("usage-log/**/*.wal") for record in read(path)]
+        intents = [event.event_id for tag, event in records if tag == INTENT]
+    assert intents == [str(row["event_id"])]
