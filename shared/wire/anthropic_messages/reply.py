@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from shared.domain.usage import MAX_TOKENS, Usage
-from shared.wire import datauri
+from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Choice,
     Media,
@@ -69,10 +69,10 @@ def read_usage(raw: Any) -> Usage | None:
     """Anthropic's input_tokens leave the cache out; ours hold it."""
     if type(raw) is not dict:
         return None
-    plain, made = _count(raw.get("input_tokens")), _count(raw.get("output_tokens"))
-    read, written = _count(raw.get("cache_read_input_tokens")), _count(raw.get("cache_creation_input_tokens"))
+    plain, made = loose.count(raw.get("input_tokens")), loose.count(raw.get("output_tokens"))
+    read, written = loose.count(raw.get("cache_read_input_tokens")), loose.count(raw.get("cache_creation_input_tokens"))
     details = raw.get("output_tokens_details")
-    thought = _count(details.get("thinking_tokens")) if type(details) is dict else 0
+    thought = loose.count(details.get("thinking_tokens")) if type(details) is dict else 0
     if not any((plain, made, read, written)) and "output_tokens" not in raw and "input_tokens" not in raw:
         return None
     return Usage(
@@ -82,10 +82,6 @@ def read_usage(raw: Any) -> Usage | None:
         cache_write_tokens=min(written, MAX_TOKENS - read),
         reasoning_tokens=min(thought, made),
     )
-
-
-def _count(value: Any) -> int:
-    return min(value, MAX_TOKENS) if type(value) is int and value > 0 else 0
 
 
 # -- to the client

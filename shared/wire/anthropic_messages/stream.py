@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from shared.domain.usage import Usage
-from shared.wire import sse
+from shared.wire import loose
 from shared.wire.anthropic_messages.reply import (
     REASONS,
     STOPS,
@@ -37,12 +37,12 @@ from shared.wire.canonical import (
     ToolCall,
     Used,
 )
-from shared.wire.reply import MalformedReply
+from shared.wire.decoder import EventDecoder
 
 
-class StreamDecoder:
+class StreamDecoder(EventDecoder):
     def __init__(self) -> None:
-        self._splitter = sse.Splitter()
+        super().__init__()
         self._parts = Parts()
         self._signature = ""
         self._usage: dict[str, Any] = {}
@@ -50,44 +50,17 @@ class StreamDecoder:
         self._given = ""
         self.done = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        for _, data in self._splitter.feed(chunk):
-            if data is not None and data.strip():
-                events += self._data(data)
-        if self._splitter.overflown:
-            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
-        return events
-
-    def close(self) -> list[Event]:
-        last = self._splitter.close()
-        events: list[Event] = []
-        if last is not None and last[1] is not None:
-            try:
-                events += self._data(last[1])
-            except MalformedReply:  # half an event
-                events = []
-        if self._stop is not None:
-            events += [*self._parts.end(), self._stop]
-            self._stop = None
-        return events
-
     def _data(self, data: bytes) -> list[Event]:
         if self.done:
             return []
-        try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            event = None
-        if type(event) is not dict:
-            raise MalformedReply("sent an event that is not a JSON object")
+        event = loose.event(data)
         match event.get("type"):
             case "message_start":
-                return self._start(_object(event.get("message")))
+                return self._start(loose.table(event.get("message")))
             case "content_block_start":
-                return self._begin(_object(event.get("content_block")))
+                return self._begin(loose.table(event.get("content_block")))
             case "content_block_delta":
-                return self._delta(_object(event.get("delta")))
+                return self._delta(loose.table(event.get("delta")))
             case "content_block_stop":
                 return self._end()
             case "message_delta":
@@ -97,12 +70,15 @@ class StreamDecoder:
                 return []
             case "error":
                 self.done = True
-                message = _object(event.get("error")).get("message")
+                message = loose.table(event.get("error")).get("message")
                 return [Failed(message if type(message) is str else "an error", data)]
         return []
 
+    def _ended(self) -> list[Event]:
+        return [] if self._stop is None else [*self._parts.end(), self._stop]
+
     def _start(self, message: dict[str, Any]) -> list[Event]:
-        self._usage = _object(message.get("usage"))
+        self._usage = loose.table(message.get("usage"))
         model = message.get("model")
         return [Start(model if type(model) is str else None, read_usage(self._usage))]
 
@@ -144,19 +120,15 @@ class StreamDecoder:
         return self._parts.end()
 
     def _message_delta(self, event: dict[str, Any]) -> list[Event]:
-        delta = _object(event.get("delta"))
+        delta = loose.table(event.get("delta"))
         reason, sequence = delta.get("stop_reason"), delta.get("stop_sequence")
         if type(reason) is str:
             known = sequence if type(sequence) is str else None
             self._stop = Stopped(STOPS.get(reason, Stop.END), 0, known)
-        given = {name: value for name, value in _object(event.get("usage")).items() if value is not None}
+        given = {name: value for name, value in loose.table(event.get("usage")).items() if value is not None}
         self._usage = self._usage | given
         usage = read_usage(self._usage)
         return [Used(usage)] if usage is not None else []
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if type(value) is dict else {}
 
 
 def named(event: dict[str, Any]) -> bytes:

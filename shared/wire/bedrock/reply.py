@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from shared.domain.usage import MAX_TOKENS, Usage
+from shared.wire import loose
 from shared.wire.canonical import Choice, Media, Reply, Stop, Text, Thinking, ToolCall
 from shared.wire.reply import MalformedReply
 
@@ -70,14 +71,10 @@ def read_usage(raw: Any) -> Usage | None:
     """Bedrock counts what it read from and wrote to the cache apart from `inputTokens`; we count it in."""
     if type(raw) is not dict or "inputTokens" not in raw:
         return None
-    read, written = _count(raw.get("cacheReadInputTokens")), _count(raw.get("cacheWriteInputTokens"))
+    read, written = loose.count(raw.get("cacheReadInputTokens")), loose.count(raw.get("cacheWriteInputTokens"))
     return Usage(
-        input_tokens=min(_count(raw.get("inputTokens")) + read + written, MAX_TOKENS),
-        output_tokens=_count(raw.get("outputTokens")),
+        input_tokens=min(loose.count(raw.get("inputTokens")) + read + written, MAX_TOKENS),
+        output_tokens=loose.count(raw.get("outputTokens")),
         cache_read_tokens=read,
         cache_write_tokens=min(written, MAX_TOKENS - read),
     )
-
-
-def _count(value: Any) -> int:
-    return min(value, MAX_TOKENS) if type(value) is int and value > 0 else 0

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
+from shared.wire import loose
 from shared.wire.bedrock.eventstream import Message, Splitter
 from shared.wire.bedrock.reply import ORIGIN, STOPS, read_usage
 from shared.wire.canonical import Event, Failed, Parts, Start, Stop, Stopped, Thinking, ToolCall, Used
-from shared.wire.reply import MalformedReply
 
 
 class StreamDecoder:
@@ -37,7 +35,7 @@ class StreamDecoder:
         if self._failed:
             return []
         kind = message.headers.get(":message-type", "event")
-        event = _object_of(message.payload, strict=kind == "event")
+        event = loose.event(message.payload) if kind == "event" else loose.table(loose.parsed(message.payload))
         if kind != "event":
             self._failed = True
             name = message.headers.get(":exception-type") or message.headers.get(":error-code") or "an error"
@@ -47,9 +45,9 @@ class StreamDecoder:
             case "messageStart":
                 return [Start()]
             case "contentBlockStart":
-                return self._begin(_object(_object(event.get("start")).get("toolUse")))
+                return self._begin(loose.table(loose.table(event.get("start")).get("toolUse")))
             case "contentBlockDelta":
-                return self._delta(_object(event.get("delta")))
+                return self._delta(loose.table(event.get("delta")))
             case "contentBlockStop":
                 return self._ended()
             case "messageStop":
@@ -64,23 +62,23 @@ class StreamDecoder:
         if not called:
             return self._ended()
         ended = self._ended()
-        return ended + self._parts.begin(ToolCall(id=_text(called.get("toolUseId")), name=_text(called.get("name"))))
+        return ended + self._parts.begin(ToolCall(id=loose.text(called.get("toolUseId")), name=loose.text(called.get("name"))))
 
     def _delta(self, delta: dict[str, Any]) -> list[Event]:
         if "text" in delta:
             before = self._ended() if isinstance(self._parts.open, Thinking) else []
-            return before + self._parts.text(_text(delta["text"]))
+            return before + self._parts.text(loose.text(delta["text"]))
         if "toolUse" in delta:
-            text = _text(_object(delta["toolUse"]).get("input"))
+            text = loose.text(loose.table(delta["toolUse"]).get("input"))
             return [self._parts.more(text)] if text and isinstance(self._parts.open, ToolCall) else []
-        return self._thought(_object(delta.get("reasoningContent")))
+        return self._thought(loose.table(delta.get("reasoningContent")))
 
     def _thought(self, thought: dict[str, Any]) -> list[Event]:
-        redacted = _text(thought.get("redactedContent"))
+        redacted = loose.text(thought.get("redactedContent"))
         if redacted:
             return self._ended() + self._parts.whole(Thinking(signature=redacted, origin=ORIGIN, redacted=True))
-        events = self._parts.thinking(_text(thought.get("text")))
-        signature = _text(thought.get("signature"))
+        events = self._parts.thinking(loose.text(thought.get("text")))
+        signature = loose.text(thought.get("signature"))
         if signature and not isinstance(self._parts.open, Thinking):
             events += self._parts.begin(Thinking())
         self._signature += signature
@@ -95,23 +93,3 @@ class StreamDecoder:
         if isinstance(opened, ToolCall) and not self._parts.content():
             return [self._parts.more("{}"), *self._parts.end()]
         return self._parts.end()
-
-
-def _object_of(payload: bytes, *, strict: bool) -> dict[str, Any]:
-    try:
-        value = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        value = None
-    if type(value) is dict:
-        return value
-    if strict:
-        raise MalformedReply("sent an event that is not a JSON object")
-    return {}
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if type(value) is dict else {}
-
-
-def _text(value: Any) -> str:
-    return value if type(value) is str else ""

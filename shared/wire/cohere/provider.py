@@ -12,7 +12,7 @@ import orjson
 
 from shared.domain.catalogue import Model, Quirks
 from shared.domain.usage import MAX_TOKENS, Usage
-from shared.wire import datauri, sse
+from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Call,
     Choice,
@@ -33,6 +33,7 @@ from shared.wire.canonical import (
     Turn,
     Used,
 )
+from shared.wire.decoder import EventDecoder
 from shared.wire.envelope import invalid_field
 from shared.wire.openai_chat.encode import one_choice_only
 from shared.wire.reply import MalformedReply
@@ -201,12 +202,12 @@ def decode_reply(body: bytes) -> Reply:
     plan = message.get("tool_plan")
     if type(plan) is str and plan:
         parts.append(Thinking(text=plan))
-    for block in _objects(message.get("content")):
+    for block in loose.tables(message.get("content")):
         kind = "thinking" if block.get("type") == "thinking" else "text"
         text = block.get(kind)
         if type(text) is str and text:
             parts.append(Thinking(text=text) if kind == "thinking" else Text(text))
-    parts += [_called(raw, at) for at, raw in enumerate(_objects(message.get("tool_calls")))]
+    parts += [_called(raw, at) for at, raw in enumerate(loose.tables(message.get("tool_calls")))]
     return Reply(
         choices=(Choice(parts=tuple(parts), stop=STOPS.get(str(reply.get("finish_reason")), Stop.END)),),
         usage=read_usage(reply.get("usage")),
@@ -227,17 +228,13 @@ def _called(raw: dict[str, Any], at: int) -> ToolCall:
 
 def _citations(raw: Any) -> list[dict[str, Any]]:
     found = []
-    for citation in _objects(raw):
-        for source in _objects(citation.get("sources")):
+    for citation in loose.tables(raw):
+        for source in loose.tables(citation.get("sources")):
             document = source.get("document")
             document = document if type(document) is dict else {}
             if type(document.get("url")) is str:
                 found.append({"url": document["url"], "title": str(document.get("title") or "")})
     return found
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if type(item) is dict] if type(value) is list else []
 
 
 def read_usage(raw: Any) -> Usage | None:
@@ -255,85 +252,55 @@ def _count(value: Any) -> int:
     return min(int(value), MAX_TOKENS) if type(value) in (int, float) and 0 < value < float("inf") else 0
 
 
-class StreamDecoder:
+class StreamDecoder(EventDecoder):
     def __init__(self) -> None:
-        self._splitter = sse.Splitter()
+        super().__init__()
         self._parts = Parts()
         self._stop: Stopped | None = None
         self._failed = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        for _, data in self._splitter.feed(chunk):
-            if data is not None and data.strip() and not data.startswith(b"[DONE]"):
-                events += self._data(data)
-        if self._splitter.overflown:
-            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
-        return events
-
-    def close(self) -> list[Event]:
-        events: list[Event] = []
-        last = self._splitter.close()
-        if last is not None and last[1] is not None:
-            try:
-                events += self._data(last[1])
-            except MalformedReply:  # half an event
-                events = []
-        if self._stop is not None and not self._failed:
-            events += [*self._parts.end(), self._stop]
-            self._stop = None
-        return events
-
     def _data(self, data: bytes) -> list[Event]:
-        try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            event = None
-        if type(event) is not dict:
-            raise MalformedReply("sent an event that is not a JSON object")
-        delta = _object(event.get("delta"))
-        message = _object(delta.get("message"))
+        if data.startswith(b"[DONE]"):
+            return []
+        event = loose.event(data)
+        delta = loose.table(event.get("delta"))
+        message = loose.table(delta.get("message"))
         match event.get("type"):
             case "message-start":
                 return [Start()]
             case "content-start" | "content-delta":
-                return self._content(_object(message.get("content")))
+                return self._content(loose.table(message.get("content")))
             case "tool-plan-delta":
-                return self._parts.thinking(_text(message.get("tool_plan")))
+                return self._parts.thinking(loose.text(message.get("tool_plan")))
             case "tool-call-start":
-                call = _called(_object(message.get("tool_calls")), max(self._parts.index, 0))
+                call = _called(loose.table(message.get("tool_calls")), max(self._parts.index, 0))
                 begun = self._parts.begin(ToolCall(id=call.id, name=call.name))
                 return [*begun, self._parts.more(call.arguments)] if call.arguments else begun
             case "tool-call-delta":
-                text = _text(_object(_object(message.get("tool_calls")).get("function")).get("arguments"))
+                text = loose.text(loose.table(loose.table(message.get("tool_calls")).get("function")).get("arguments"))
                 return [self._parts.more(text)] if text and isinstance(self._parts.open, ToolCall) else []
             case "content-end" | "tool-call-end":
                 return self._parts.end()
             case "message-end":
-                return self._ended(delta, data)
+                return self._message_end(delta, data)
         if event.get("message") and "type" not in event:  # an error object instead of an event
             self._failed = True
-            return [Failed(_text(event.get("message")) or "an error", data)]
+            return [Failed(loose.text(event.get("message")) or "an error", data)]
         return []
 
+    def _ended(self) -> list[Event]:
+        return [] if self._stop is None or self._failed else [*self._parts.end(), self._stop]
+
     def _content(self, content: dict[str, Any]) -> list[Event]:
-        thought, text = _text(content.get("thinking")), _text(content.get("text"))
+        thought, text = loose.text(content.get("thinking")), loose.text(content.get("text"))
         return self._parts.thinking(thought) + self._parts.text(text)
 
-    def _ended(self, delta: dict[str, Any], data: bytes) -> list[Event]:
+    def _message_end(self, delta: dict[str, Any], data: bytes) -> list[Event]:
         events = self._parts.end()
         reason = str(delta.get("finish_reason"))
         if delta.get("error"):
             self._failed = True
-            return [*events, Failed(_text(delta.get("error")) or "an error", data)]
+            return [*events, Failed(loose.text(delta.get("error")) or "an error", data)]
         self._stop = Stopped(STOPS.get(reason, Stop.END))
         usage = read_usage(delta.get("usage"))
         return [*events, Used(usage)] if usage is not None else events
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if type(value) is dict else {}
-
-
-def _text(value: Any) -> str:
-    return value if type(value) is str else ""

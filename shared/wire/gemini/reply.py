@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from shared.domain.usage import MAX_TOKENS, Usage
+from shared.wire import loose
 from shared.wire.canonical import Choice, Media, Reply, Stamp, Stop, Text, Thinking, ToolCall
 from shared.wire.reply import MalformedReply
 
@@ -35,7 +36,7 @@ def decode_reply(body: bytes) -> Reply:
         raise MalformedReply("answered with something that is no JSON object") from None
     if type(reply) is not dict or not ("candidates" in reply or "promptFeedback" in reply or "usageMetadata" in reply):
         raise MalformedReply("answered without candidates")
-    candidates = _objects(reply.get("candidates"))
+    candidates = loose.tables(reply.get("candidates"))
     choices = tuple(_choice(candidate, at) for at, candidate in enumerate(candidates))
     model = reply.get("modelVersion")
     return Reply(
@@ -49,7 +50,7 @@ def _choice(candidate: dict[str, Any], at: int) -> Choice:
     parts: list[Text | Media | Thinking | ToolCall] = []
     content = candidate.get("content")
     calls = 0
-    for raw in _objects(content.get("parts") if type(content) is dict else None):
+    for raw in loose.tables(content.get("parts") if type(content) is dict else None):
         part = reply_part(raw, calls)
         calls += isinstance(part, ToolCall)
         last = parts[-1] if parts else None
@@ -87,27 +88,19 @@ def reply_part(raw: dict[str, Any], calls: int) -> Text | Media | Thinking | Too
     return None
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if type(item) is dict] if type(value) is list else []
-
-
 def read_usage(raw: Any) -> Usage | None:
     """Thoughts are told apart from candidates, and tool use from the prompt: ours hold them."""
     if type(raw) is not dict or type(raw.get("promptTokenCount")) is not int:
         return None
-    given = _count(raw.get("promptTokenCount")) + _count(raw.get("toolUsePromptTokenCount"))
-    thought = _count(raw.get("thoughtsTokenCount"))
-    made = _count(raw.get("candidatesTokenCount")) + thought
+    given = loose.count(raw.get("promptTokenCount")) + loose.count(raw.get("toolUsePromptTokenCount"))
+    thought = loose.count(raw.get("thoughtsTokenCount"))
+    made = loose.count(raw.get("candidatesTokenCount")) + thought
     return Usage(
         input_tokens=min(given, MAX_TOKENS),
         output_tokens=min(made, MAX_TOKENS),
-        cache_read_tokens=min(_count(raw.get("cachedContentTokenCount")), given, MAX_TOKENS),
+        cache_read_tokens=min(loose.count(raw.get("cachedContentTokenCount")), given, MAX_TOKENS),
         reasoning_tokens=min(thought, MAX_TOKENS),
     )
-
-
-def _count(value: Any) -> int:
-    return min(value, MAX_TOKENS) if type(value) is int and value > 0 else 0
 
 
 # -- to the client

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from shared.domain.usage import Usage
-from shared.wire import sse
+from shared.wire import loose, sse
 from shared.wire.canonical import (
     Begin,
     Delta,
@@ -29,6 +29,7 @@ from shared.wire.canonical import (
     ToolCall,
     Used,
 )
+from shared.wire.decoder import EventDecoder
 from shared.wire.gemini.reply import REASONS, raw_parts, read_usage, reply_part, stop_of, tail, usage_object
 from shared.wire.reply import MalformedReply
 
@@ -90,9 +91,9 @@ class _Candidate:
         self.reason: str | None = None
 
 
-class StreamDecoder:
+class StreamDecoder(EventDecoder):
     def __init__(self) -> None:
-        self._splitter = sse.Splitter()
+        super().__init__()
         self._objects: _Objects | None = None
         self._begun = self._started = self._failed = False
         self._candidates: dict[int, _Candidate] = {}
@@ -106,26 +107,12 @@ class StreamDecoder:
             self._begun = True
             if chunk.startswith(b"["):
                 self._objects = _Objects()
-        events: list[Event] = []
-        if self._objects is not None:
-            for data in self._objects.feed(chunk):
-                events += self._data(data)
-            return events
-        for _, event_data in self._splitter.feed(chunk):
-            if event_data is not None and event_data.strip():
-                events += self._data(event_data)
-        if self._splitter.overflown:
-            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
-        return events
+        if self._objects is None:
+            return super().feed(chunk)
+        return [event for data in self._objects.feed(chunk) for event in self._data(data)]
 
-    def close(self) -> list[Event]:
+    def _ended(self) -> list[Event]:
         events: list[Event] = []
-        last = self._splitter.close()
-        if last is not None and last[1] is not None:
-            try:
-                events += self._data(last[1])
-            except MalformedReply:  # half an event
-                events = []
         if self._failed:
             return events
         for index, candidate in self._candidates.items():
@@ -137,10 +124,7 @@ class StreamDecoder:
         return events
 
     def _data(self, data: bytes) -> list[Event]:
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            chunk = None
+        chunk = loose.parsed(data)
         if type(chunk) is list and chunk:
             chunk = chunk[0]
         if type(chunk) is not dict:

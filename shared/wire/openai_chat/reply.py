@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from shared.domain.usage import Usage
-from shared.wire import datauri
+from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Choice,
     Media,
@@ -59,17 +59,13 @@ def decode_reply(body: bytes) -> Reply:
     usage = reply.get("usage")
     if not usage and reply["choices"] and type(reply["choices"][0]) is dict:
         usage = reply["choices"][0].get("usage")
-    citations = tuple({"url": url} for url in _listed(reply.get("citations")) if type(url) is str)
+    citations = tuple({"url": url} for url in loose.array(reply.get("citations")) if type(url) is str)
     return Reply(
         choices=tuple(choices),
         usage=read_usage(orjson.dumps(usage)) if type(usage) is dict else None,
         model=reply.get("model") if type(reply.get("model")) is str else None,
         citations=citations,
     )
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if type(value) is list else []
 
 
 def _choice(choice: dict[str, Any]) -> Choice:
@@ -80,7 +76,7 @@ def _choice(choice: dict[str, Any]) -> Choice:
     refusal = message.get("refusal")
     if type(refusal) is str and refusal:
         parts.append(Text(refusal, refusal=True))
-    calls = [_tool_call(call, at) for at, call in enumerate(_objects(message.get("tool_calls")))]
+    calls = [_tool_call(call, at) for at, call in enumerate(loose.tables(message.get("tool_calls")))]
     legacy = message.get("function_call")
     if type(legacy) is dict and not calls:
         calls = [_tool_call({"id": f"call_{legacy.get('name')}", "function": legacy}, 0)]
@@ -92,10 +88,6 @@ def _choice(choice: dict[str, Any]) -> Choice:
     return Choice(parts=tuple(parts), stop=stop, logprobs=logprobs if type(logprobs) is dict else None)
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if type(item) is dict] if type(value) is list else []
-
-
 def _thinking(message: dict[str, Any]) -> list[Thinking]:
     signature, origin = signature_in(message) or (None, None)
     for name in ("reasoning_content", "reasoning"):
@@ -104,8 +96,8 @@ def _thinking(message: dict[str, Any]) -> list[Thinking]:
             return [Thinking(text=text, signature=signature, origin=origin)]
     content = message.get("content")
     found = [
-        "".join(str(item.get("text") or "") for item in _objects(part.get("thinking")))
-        for part in _objects(content)
+        "".join(str(item.get("text") or "") for item in loose.tables(part.get("thinking")))
+        for part in loose.tables(content)
         if part.get("type") == "thinking"
     ]
     return [Thinking(text="".join(found))] if found else []
@@ -114,7 +106,7 @@ def _thinking(message: dict[str, Any]) -> list[Thinking]:
 def signature_in(message: dict[str, Any]) -> tuple[str, str] | None:
     """The signature in OpenRouter's reasoning_details, and whose it is."""
     families = {form: origin for origin, form in FORMATS.items()}
-    for item in _objects(message.get("reasoning_details")):
+    for item in loose.tables(message.get("reasoning_details")):
         signature, origin = item.get("signature"), families.get(str(item.get("format") or "anthropic-claude-v1"))
         if item.get("type") == "reasoning.text" and type(signature) is str and signature and origin is not None:
             return unpack_signature(signature, origin)
@@ -124,7 +116,9 @@ def signature_in(message: dict[str, Any]) -> tuple[str, str] | None:
 def _content(content: Any) -> list[Text | Media]:
     if type(content) is str:
         return [Text(content)] if content else []
-    text = "".join(part["text"] for part in _objects(content) if part.get("type") == "text" and type(part.get("text")) is str)
+    text = "".join(
+        part["text"] for part in loose.tables(content) if part.get("type") == "text" and type(part.get("text")) is str
+    )
     return [Text(text)] if text else []
 
 

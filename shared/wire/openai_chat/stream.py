@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from shared.domain.usage import Usage
-from shared.wire import sse
+from shared.wire import loose
 from shared.wire.canonical import (
     Begin,
     Delta,
@@ -31,6 +31,7 @@ from shared.wire.canonical import (
     ToolCall,
     Used,
 )
+from shared.wire.decoder import EventDecoder
 from shared.wire.openai_chat.facts import DONE, read_usage
 from shared.wire.openai_chat.reply import (
     completion_id,
@@ -41,7 +42,6 @@ from shared.wire.openai_chat.reply import (
     stop_of,
     usage_object,
 )
-from shared.wire.reply import MalformedReply
 
 
 class _Pending:
@@ -73,47 +73,33 @@ class _Choice:
         self.think = ThinkTags() if think_tags else None
 
 
-class StreamDecoder:
+class StreamDecoder(EventDecoder):
     """`think_tags`: reasoning comes inline, as <think>…</think>."""
 
     def __init__(self, think_tags: bool = False) -> None:
-        self._splitter = sse.Splitter()
+        super().__init__()
         self._choices: dict[int, _Choice] = {}
         self._think_tags = think_tags
         self._started = self._failed = self.done = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        for _, data in self._splitter.feed(chunk):
-            if data is not None:
-                events += self._data(data)
-        if self._splitter.overflown:
-            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
-        return events
-
     def close(self) -> list[Event]:
-        """The connection has ended: choices that said why they stopped are completed."""
+        """As everywhere, but a last event that is whole JSON and no object is malformed, not half."""
         events: list[Event] = []
         last = self._splitter.close()
         if last is not None and last[1] is not None and (last[1].lstrip().startswith(b"[DONE]") or _is_json(last[1])):
             events += self._data(last[1])
-        if not self._failed:
-            for choice in self._choices.values():
-                events += self._finish(choice)
-        return events
+        return events + self._ended()
+
+    def _ended(self) -> list[Event]:
+        return [] if self._failed else [event for choice in self._choices.values() for event in self._finish(choice)]
 
     def _data(self, data: bytes) -> list[Event]:
-        if self.done or not data.strip():
+        if self.done:
             return []
         if data.lstrip().startswith(b"[DONE]"):
             self.done = True
             return []
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            chunk = None
-        if type(chunk) is not dict:
-            raise MalformedReply("sent an event that is not a JSON object")
+        chunk = loose.event(data)
         events: list[Event] = []
         if not self._started:
             self._started = True
@@ -121,7 +107,7 @@ class StreamDecoder:
         if chunk.get("error"):
             self._failed = True
             return [*events, Failed(_message(chunk["error"]), data)]
-        for raw in _objects(chunk.get("choices")):
+        for raw in loose.tables(chunk.get("choices")):
             events += self._choice(raw)
         groq = chunk.get("x_groq")
         usage = chunk.get("usage") or (groq.get("usage") if type(groq) is dict else None)
@@ -169,7 +155,7 @@ class StreamDecoder:
             choice.refused = True
             events += self._before_text(choice) + parts.text(refusal, refusal=True)
         legacy = delta.get("function_call")
-        calls = _objects(delta.get("tool_calls"))
+        calls = loose.tables(delta.get("tool_calls"))
         if type(legacy) is dict:
             calls.append(
                 {"index": 0, "id": f"call_{legacy.get('name') or ''}" if legacy.get("name") else None, "function": legacy}
@@ -299,9 +285,9 @@ def _whole(call: _Pending) -> bool:
 def _typed_content(content: list[Any]) -> tuple[str, str]:
     """Mistral's content parts in a delta: (thinking, text)."""
     thought, text = "", ""
-    for part in _objects(content):
+    for part in loose.tables(content):
         if part.get("type") == "thinking":
-            thought += "".join(str(item.get("text") or "") for item in _objects(part.get("thinking")))
+            thought += "".join(str(item.get("text") or "") for item in loose.tables(part.get("thinking")))
         elif type(part.get("text")) is str:
             text += part["text"]
     return thought, text
@@ -312,10 +298,6 @@ def _used(usage: Any) -> list[Event]:
         return []
     known = read_usage(orjson.dumps(usage))
     return [Used(known)] if known is not None else []
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if type(item) is dict] if type(value) is list else []
 
 
 def _message(error: Any) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from shared.domain.usage import MAX_TOKENS, Usage
-from shared.wire import datauri
+from shared.domain.usage import Usage
+from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Call,
     Choice,
@@ -60,7 +60,7 @@ def item_parts(item: dict[str, Any]) -> list[Text | Media | Thinking | ToolCall]
     """An output item's parts; none for those of hosted tools."""
     match item.get("type"):
         case "message":
-            return [part for raw in _objects(item.get("content")) if (part := _content(raw)) is not None]
+            return [part for raw in loose.tables(item.get("content")) if (part := _content(raw)) is not None]
         case "function_call":
             return [call_part(item, "arguments")]
         case "custom_tool_call":
@@ -84,7 +84,7 @@ def call_part(item: dict[str, Any], field: str) -> ToolCall:
 
 
 def reasoning_part(item: dict[str, Any]) -> Thinking:
-    told = [*_objects(item.get("summary")), *_objects(item.get("content"))]
+    told = [*loose.tables(item.get("summary")), *loose.tables(item.get("content"))]
     text = "\n\n".join(str(raw.get("text") or "") for raw in told)
     secret = item.get("encrypted_content")
     signature = secret if type(secret) is str and secret else None
@@ -105,25 +105,17 @@ def _content(raw: dict[str, Any]) -> Text | None:
     return Text(text) if type(text) is str and text else None
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if type(item) is dict] if type(value) is list else []
-
-
 def read_usage(raw: Any) -> Usage | None:
     if type(raw) is not dict or type(raw.get("input_tokens")) is not int:
         return None
-    given, made = _count(raw.get("input_tokens")), _count(raw.get("output_tokens"))
+    given, made = loose.count(raw.get("input_tokens")), loose.count(raw.get("output_tokens"))
     inputs, outputs = raw.get("input_tokens_details"), raw.get("output_tokens_details")
-    cached = min(_count(inputs.get("cached_tokens")), given) if type(inputs) is dict else 0
-    written = min(_count(inputs.get("cache_write_tokens")), given - cached) if type(inputs) is dict else 0
-    thought = min(_count(outputs.get("reasoning_tokens")), made) if type(outputs) is dict else 0
+    cached = min(loose.count(inputs.get("cached_tokens")), given) if type(inputs) is dict else 0
+    written = min(loose.count(inputs.get("cache_write_tokens")), given - cached) if type(inputs) is dict else 0
+    thought = min(loose.count(outputs.get("reasoning_tokens")), made) if type(outputs) is dict else 0
     return Usage(
         input_tokens=given, output_tokens=made, cache_read_tokens=cached, cache_write_tokens=written, reasoning_tokens=thought
     )
-
-
-def _count(value: Any) -> int:
-    return min(value, MAX_TOKENS) if type(value) is int and value > 0 else 0
 
 
 # -- to the client

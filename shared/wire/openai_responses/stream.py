@@ -12,7 +12,7 @@ import orjson
 from msgspec.structs import replace
 
 from shared.domain.usage import Usage
-from shared.wire import sse
+from shared.wire import loose
 from shared.wire.canonical import (
     Begin,
     Delta,
@@ -30,6 +30,7 @@ from shared.wire.canonical import (
     ToolCall,
     Used,
 )
+from shared.wire.decoder import EventDecoder
 from shared.wire.openai_responses.reply import (
     INCOMPLETE,
     call_part,
@@ -41,74 +42,49 @@ from shared.wire.openai_responses.reply import (
     response_object,
     stop_of,
 )
-from shared.wire.reply import MalformedReply
 
 
-class StreamDecoder:
+class StreamDecoder(EventDecoder):
     def __init__(self) -> None:
-        self._splitter = sse.Splitter()
+        super().__init__()
         self._parts = Parts()
         self._stop: Stopped | None = None
         self._done = False
         self.response: dict[str, Any] | None = None
         """As the terminal event had it."""
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        events: list[Event] = []
-        for _, data in self._splitter.feed(chunk):
-            if data is not None and data.strip():
-                events += self._data(data)
-        if self._splitter.overflown:
-            raise MalformedReply(f"sent an event larger than {sse.MAX_EVENT_BYTES} bytes")
-        return events
-
-    def close(self) -> list[Event]:
-        events: list[Event] = []
-        last = self._splitter.close()
-        if last is not None and last[1] is not None:
-            try:
-                events += self._data(last[1])
-            except MalformedReply:  # half an event
-                events = []
-        if self._stop is not None:
-            events += [*self._parts.end(), self._stop]
-            self._stop = None
-        return events
-
     def _data(self, data: bytes) -> list[Event]:
         if self._done or data.lstrip().startswith(b"[DONE]"):
             return []
-        try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            event = None
-        if type(event) is not dict:
-            raise MalformedReply("sent an event that is not a JSON object")
+        event = loose.event(data)
         kind = event.get("type")
         match kind:
             case "response.created":
-                model = _object(event.get("response")).get("model")
+                model = loose.table(event.get("response")).get("model")
                 return [Start(model if type(model) is str else None)]
             case "response.output_item.added":
-                return self._added(_object(event.get("item")))
+                return self._added(loose.table(event.get("item")))
             case "response.output_text.delta":
-                return self._parts.text(_text(event.get("delta")), event.get("logprobs") or None)
+                return self._parts.text(loose.text(event.get("delta")), event.get("logprobs") or None)
             case "response.refusal.delta":
-                return self._parts.text(_text(event.get("delta")), refusal=True)
+                return self._parts.text(loose.text(event.get("delta")), refusal=True)
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                return self._thought(_text(event.get("delta")))
+                return self._thought(loose.text(event.get("delta")))
             case "response.reasoning_summary_part.added":
                 return self._thought("\n\n") if self._parts.content() else []
             case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
-                delta = _text(event.get("delta"))
+                delta = loose.text(event.get("delta"))
                 return [self._parts.more(delta)] if delta and isinstance(self._parts.open, ToolCall) else []
             case "response.output_item.done":
-                return self._item_done(_object(event.get("item")))
+                return self._item_done(loose.table(event.get("item")))
             case "response.completed" | "response.incomplete":
-                return self._completed(_object(event.get("response")))
+                return self._completed(loose.table(event.get("response")))
             case "response.failed" | "error":
                 return self._failed(event, data)
         return []
+
+    def _ended(self) -> list[Event]:
+        return [] if self._stop is None else [*self._parts.end(), self._stop]
 
     def _thought(self, text: str) -> list[Event]:
         return [self._parts.more(text)] if text and isinstance(self._parts.open, Thinking) else self._parts.thinking(text)
@@ -169,16 +145,8 @@ class StreamDecoder:
 
     def _failed(self, event: dict[str, Any], data: bytes) -> list[Event]:
         self._done = True
-        error = _object(_object(event.get("response")).get("error")) or event
-        return [Failed(_text(error.get("message")) or "an error", data)]
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if type(value) is dict else {}
-
-
-def _text(value: Any) -> str:
-    return value if type(value) is str else ""
+        error = loose.table(loose.table(event.get("response")).get("error")) or event
+        return [Failed(loose.text(error.get("message")) or "an error", data)]
 
 
 class StreamEncoder:
