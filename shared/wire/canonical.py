@@ -15,7 +15,6 @@ Rules that every codec keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -66,6 +65,11 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI Responses' id of a reasoning item."""
 
 
+def qualified(name: str, namespace: str | None) -> str:
+    """A tool's name for formats without namespaces."""
+    return f"{namespace}__{name}" if namespace else name
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """The model asks for a tool. `arguments` is JSON text for a function, free text for a custom tool."""
 
@@ -77,6 +81,10 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     signature: str | None = None
     """Gemini's thoughtSignature of this call."""
     cache: Cache | None = None
+
+    @property
+    def full_name(self) -> str:
+        return qualified(self.name, self.namespace)
 
 
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +109,10 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
 
 
+NO_INPUT: dict[str, Any] = {"type": "object", "properties": {}}
+TEXT_INPUT: dict[str, Any] = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+
+
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """A function (`schema` is its JSON Schema) or a custom tool (`grammar`: OpenAI's format object, None for free text)."""
 
@@ -112,6 +124,17 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     grammar: dict[str, Any] | None = None
     namespace: str | None = None
     cache: Cache | None = None
+
+    @property
+    def full_name(self) -> str:
+        return qualified(self.name, self.namespace)
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """As a function's: a custom tool's text goes as its one argument."""
+        if self.custom:
+            return TEXT_INPUT
+        return NO_INPUT if self.schema is None else self.schema
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,115 +333,6 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 Event = Start | Begin | Delta | End | Stopped | Used | Failed
-
-
-class Parts:
-    """One choice's parts in the making, for decoders: `add` text to the part at hand, and the events come out in order.
-
-    A new kind of part ends the one before it, so that at most one is open.
-    """
-
-    __slots__ = ("_choice", "_content", "_open", "index", "parts")
-
-    def __init__(self, choice: int = 0) -> None:
-        self._choice = choice
-        self._open: Text | Thinking | ToolCall | None = None
-        self._content: list[str] = []
-        self.index = -1
-        self.parts: list[Text | Media | Thinking | ToolCall] = []
-        """The whole ones."""
-
-    @property
-    def open(self) -> Text | Thinking | ToolCall | None:
-        return self._open
-
-    def text(self, text: str, logprobs: Any = None, *, refusal: bool = False) -> list[Event]:
-        if not text and logprobs is None:
-            return []
-        events: list[Event] = []
-        if not isinstance(self._open, Text) or self._open.refusal is not refusal:
-            events = self.begin(Text("", refusal=refusal))
-        return [*events, self.more(text, logprobs)]
-
-    def thinking(self, text: str) -> list[Event]:
-        if not text:
-            return []
-        events: list[Event] = [] if isinstance(self._open, Thinking) and not self._open.redacted else self.begin(Thinking())
-        return [*events, self.more(text)]
-
-    def begin(self, part: Text | Thinking | ToolCall) -> list[Event]:
-        events = self.end()
-        self.index += 1
-        self._open, self._content = part, []
-        return [*events, Begin(self.index, part, self._choice)]
-
-    def more(self, text: str, logprobs: Any = None) -> Delta:
-        self._content.append(text)
-        return Delta(self.index, text, self._choice, logprobs)
-
-    def whole(self, part: Text | Media | Thinking | ToolCall) -> list[Event]:
-        """A part that came at once."""
-        events: list[Event] = self.end()
-        self.index += 1
-        self.parts.append(part)
-        text, bare = _emptied(part)
-        events.append(Begin(self.index, bare, self._choice))
-        if text:
-            events.append(Delta(self.index, text, self._choice))
-        return [*events, End(self.index, part, self._choice)]
-
-    def content(self) -> str:
-        """What the open part has so far."""
-        return "".join(self._content)
-
-    def end(self, **changes: Any) -> list[Event]:
-        """Complete the open part, if there is one; `changes` are fields of it that came late, such as a signature."""
-        part = self._open
-        if part is None:
-            return []
-        self._open = None
-        content = "".join(self._content)
-        field = "arguments" if isinstance(part, ToolCall) else "text"
-        whole = msgspec.structs.replace(part, **({field: content} | changes))
-        self.parts.append(whole)
-        return [End(self.index, whole, self._choice)]
-
-
-def _emptied(part: Text | Media | Thinking | ToolCall) -> tuple[str, Text | Media | Thinking | ToolCall]:
-    if isinstance(part, ToolCall):
-        return part.arguments, msgspec.structs.replace(part, arguments="")
-    if isinstance(part, Media):
-        return "", part
-    return part.text, msgspec.structs.replace(part, text="")
-
-
-def fold(events: Sequence[Event]) -> Reply:
-    """The reply that a stream amounts to."""
-    model: str | None = None
-    usage: Usage | None = None
-    parts: dict[int, list[Text | Media | Thinking | ToolCall]] = {}
-    stops: dict[int, Stopped] = {}
-    logprobs: dict[int, list[Any]] = {}
-    for event in events:
-        match event:
-            case Start():
-                model, usage = event.model or model, event.usage or usage
-            case End():
-                parts.setdefault(event.choice, []).append(event.part)
-            case Stopped():
-                stops[event.choice] = event
-            case Used():
-                usage = event.usage
-            case Delta() if event.logprobs is not None:
-                logprobs.setdefault(event.choice, []).extend(event.logprobs)
-    choices = []
-    for index in sorted({*parts, *stops}):
-        stopped = stops.get(index) or Stopped(Stop.ERROR, index)
-        known = {"content": logprobs[index]} if index in logprobs else None
-        choices.append(
-            Choice(parts=tuple(parts.get(index, ())), stop=stopped.stop, stop_sequence=stopped.stop_sequence, logprobs=known)
-        )
-    return Reply(choices=tuple(choices), usage=usage, model=model)
 
 
 class Stamp(msgspec.Struct, frozen=True, kw_only=True):

@@ -123,7 +123,7 @@ class Tools:
 
     def __init__(self, tools: Sequence[Tool], names: Mapping[str, str]) -> None:
         self._names = names
-        self._namespaced = {f"{tool.namespace}__{tool.name}": tool for tool in tools if tool.namespace}
+        self._namespaced = {tool.full_name: tool for tool in tools if tool.namespace}
         self._custom = {tool.name for tool in tools if tool.custom}
 
     def __bool__(self) -> bool:

@@ -17,6 +17,12 @@ from shared.wire.canonical import Media, Part, Text, ToolCall, ToolResult, Turn
 LOST = "(The result of this tool call was lost.)"
 
 
+def lead(turns: Sequence[Turn]) -> tuple[tuple[Text, ...], tuple[Turn, ...]]:
+    """What the system turns at the beginning say, and the turns after them."""
+    count = next((number for number, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    return tuple(part for turn in turns[:count] for part in turn.parts if isinstance(part, Text)), tuple(turns[count:])
+
+
 def merged(turns: Iterable[Turn]) -> list[Turn]:
     """Neighbours of one role become one turn; empty turns go."""
     out: list[Turn] = []

@@ -14,7 +14,6 @@ from shared.wire.canonical import (
     Event,
     Media,
     OutputFormat,
-    Parts,
     Reasoning,
     Reply,
     Start,
@@ -29,6 +28,7 @@ from shared.wire.canonical import (
     Turn,
     Used,
 )
+from shared.wire.parts import Parts
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 NAMES = st.from_regex(r"[a-zA-Z][a-zA-Z0-9_-]{0,15}", fullmatch=True)

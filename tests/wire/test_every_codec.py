@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from shared.domain.catalogue import Capability, Model, Quirks, WireFormat
 from shared.domain.refusal import Refused
 from shared.domain.usage import Usage
-from shared.wire.canonical import Call, Choice, Event, Reply, Stop, Text, Thinking, ToolCall, fold
+from shared.wire.canonical import Call, Choice, Event, Reply, Stop, Text, Thinking, ToolCall
 from shared.wire.codec import FORMATS, PROVIDERS
+from shared.wire.parts import fold
 from shared.wire.reply import MalformedReply
 from tests.wire.generated import VALUES, WORDS, calls, events_of, replies
 from tests.wire.translation import STAMP

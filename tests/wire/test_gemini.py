@@ -11,7 +11,8 @@ import pytest
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refusal, Refused
 from shared.wire import gemini
-from shared.wire.canonical import Stop, Text, ToolCall, fold
+from shared.wire.canonical import Stop, Text, ToolCall
+from shared.wire.parts import fold
 from tests.wire.translation import Translated, chat_stream, events
 
 

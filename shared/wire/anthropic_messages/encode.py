@@ -157,7 +157,7 @@ class _Encoder:
     # -- everything else
 
     def sent(self, part: ToolCall) -> str:
-        return self.names.sent(f"{part.namespace}__{part.name}" if part.namespace else part.name)
+        return self.names.sent(part.full_name)
 
     def tools(self, body: dict[str, Any]) -> None:
         call = self.call
@@ -179,10 +179,8 @@ class _Encoder:
             body["tool_choice"] = made
 
     def tool(self, tool: Tool) -> dict[str, Any]:
-        schema = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
-        if tool.custom:
-            schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-        name = self.names.sent(f"{tool.namespace}__{tool.name}" if tool.namespace else tool.name)
+        schema = tool.input_schema
+        name = self.names.sent(tool.full_name)
         made: dict[str, Any] = {"name": name, "input_schema": schema if "type" in schema else {"type": "object"} | schema}
         if tool.description:
             made["description"] = tool.description

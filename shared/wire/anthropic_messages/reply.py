@@ -110,7 +110,7 @@ def blocks_of(part: Text | Media | Thinking | ToolCall, stamp: Stamp) -> list[di
         case Thinking():
             return [thinking_block(part)] if stamp.show_thinking or part.signature else []
         case ToolCall():
-            block = {"type": "tool_use", "id": part.id, "name": tool_name(part), "input": tool_input(part)}
+            block = {"type": "tool_use", "id": part.id, "name": part.full_name, "input": tool_input(part)}
             return [*signature_block(part), block]
         case Media():
             return [{"type": "text", "text": f"![]({part.url or datauri.join(part.media_type, part.data or '')})"}]
@@ -129,10 +129,6 @@ def signature_block(part: ToolCall) -> list[dict[str, Any]]:
     if part.signature is None:
         return []
     return [{"type": "redacted_thinking", "data": pack_signature(part.signature, "gemini", "anthropic")}]
-
-
-def tool_name(part: ToolCall) -> str:
-    return f"{part.namespace}__{part.name}" if part.namespace else part.name
 
 
 def tool_input(part: ToolCall) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from shared.wire.anthropic_messages.reply import (
     read_usage,
     signature_block,
     thinking_block,
-    tool_name,
     usage_object,
 )
 from shared.wire.canonical import (
@@ -27,7 +26,6 @@ from shared.wire.canonical import (
     Event,
     Failed,
     Media,
-    Parts,
     Stamp,
     Start,
     Stop,
@@ -38,6 +36,7 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.decoder import EventDecoder
+from shared.wire.parts import Parts
 
 
 class StreamDecoder(EventDecoder):
@@ -197,7 +196,7 @@ class StreamEncoder:
         out = b"".join([self._whole(block) for block in signature_block(part)]) if isinstance(part, ToolCall) else b""
         self._open = type(part)
         if isinstance(part, ToolCall):
-            block: dict[str, Any] = {"type": "tool_use", "id": part.id, "name": tool_name(part), "input": {}}
+            block: dict[str, Any] = {"type": "tool_use", "id": part.id, "name": part.full_name, "input": {}}
             self._custom = [] if part.custom else None
         elif isinstance(part, Thinking):
             block = {"type": "thinking", "thinking": "", "signature": ""}

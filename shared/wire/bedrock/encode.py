@@ -93,7 +93,7 @@ class _Encoder:
             case Media():
                 return _marked(self.media(part), part.cache)
             case ToolCall():
-                name = self.names.sent(f"{part.namespace}__{part.name}" if part.namespace else part.name)
+                name = self.names.sent(part.full_name)
                 called = {"toolUseId": self.ids.call(part.id), "name": name, "input": arguments_object(part)}
                 return _marked({"toolUse": called}, part.cache)
             case ToolResult():
@@ -153,14 +153,12 @@ class _Encoder:
             body["toolConfig"]["toolChoice"] = {"tool": {"name": self.names.sent(choice.name or "")}}
 
     def used_tools(self) -> list[str]:
-        names = [self.names.sent(part.name) for turn in self.call.turns for part in turn.parts if isinstance(part, ToolCall)]
-        return list(dict.fromkeys(names))
+        calls = [part for turn in self.call.turns for part in turn.parts if isinstance(part, ToolCall)]
+        return list(dict.fromkeys(self.names.sent(part.full_name) for part in calls))
 
     def tool(self, tool: Tool) -> list[dict[str, Any]]:
-        schema = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
-        if tool.custom:
-            schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-        name = self.names.sent(f"{tool.namespace}__{tool.name}" if tool.namespace else tool.name)
+        schema = tool.input_schema
+        name = self.names.sent(tool.full_name)
         made: dict[str, Any] = {
             "name": name,
             "inputSchema": {"json": schema if "type" in schema else {"type": "object"} | schema},

@@ -10,7 +10,8 @@ from typing import Any
 from shared.wire import loose
 from shared.wire.bedrock.eventstream import Message, Splitter
 from shared.wire.bedrock.reply import ORIGIN, STOPS, read_usage
-from shared.wire.canonical import Event, Failed, Parts, Start, Stop, Stopped, Thinking, ToolCall, Used
+from shared.wire.canonical import Event, Failed, Start, Stop, Stopped, Thinking, ToolCall, Used
+from shared.wire.parts import Parts
 
 
 class StreamDecoder:

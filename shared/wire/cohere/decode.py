@@ -22,7 +22,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.envelope import invalid_field
 from shared.wire.fields import Values
-from shared.wire.turns import merged
+from shared.wire.turns import lead, merged
 
 HUB = frozenset(
     {
@@ -40,17 +40,14 @@ NAMES = {
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:
     """Raises Refused, naming the field."""
     turns = [turn for path, message in fields.tables(values, "messages") for turn in _turn(message, path)]
-    leading = 0
-    while leading < len(turns) and turns[leading].role == "system":
-        leading += 1
-    system = tuple(part for turn in turns[:leading] for part in turn.parts if isinstance(part, Text))
+    system, rest = lead(turns)
     documents = fields.array(values, "documents")
     if documents:
         system += (Text(f"Documents to answer from:\n{orjson.dumps(documents).decode()}"),)
     return Call(
         model=fields.text(values, "model") or model or "",
         system=system,
-        turns=tuple(merged(turns[leading:])),
+        turns=tuple(merged(rest)),
         tools=tuple(_tool(tool, path) for path, tool in fields.tables(values, "tools")),
         tool_choice=_tool_choice(values),
         max_tokens=fields.integer(values, "max_tokens", "", 1, MAX_TOKENS),

@@ -14,13 +14,13 @@ from shared.domain.catalogue import Model, Quirks
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import datauri, loose
 from shared.wire.canonical import (
+    NO_INPUT,
     Call,
     Choice,
     Encoded,
     Event,
     Failed,
     Media,
-    Parts,
     Reply,
     Start,
     Stop,
@@ -36,6 +36,7 @@ from shared.wire.canonical import (
 from shared.wire.decoder import EventDecoder
 from shared.wire.envelope import invalid_field
 from shared.wire.openai_chat.encode import one_choice_only
+from shared.wire.parts import Parts
 from shared.wire.reply import MalformedReply
 from shared.wire.schema import required
 from shared.wire.translate import json_error_message as error_message
@@ -131,14 +132,10 @@ def _assistant(turn: Turn, names: Names) -> dict[str, Any]:
         message["tool_plan" if calls else "content"] = text
     if calls:
         message["tool_calls"] = [
-            {"id": part.id, "type": "function", "function": {"name": names.sent(_name(part)), "arguments": _arguments(part)}}
+            {"id": part.id, "type": "function", "function": {"name": names.sent(part.full_name), "arguments": _arguments(part)}}
             for part in calls
         ]
     return message
-
-
-def _name(part: ToolCall | Tool) -> str:
-    return f"{part.namespace}__{part.name}" if part.namespace else part.name
 
 
 def _arguments(part: ToolCall) -> str:
@@ -165,10 +162,8 @@ def _tools(call: Call, body: dict[str, Any], names: Names) -> None:
 
 
 def _tool(tool: Tool, names: Names) -> dict[str, Any]:
-    schema = tool.schema or {"type": "object", "properties": {}}
-    if tool.custom:
-        schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-    function: dict[str, Any] = {"name": names.sent(_name(tool)), "parameters": schema}
+    schema = tool.input_schema or NO_INPUT
+    function: dict[str, Any] = {"name": names.sent(tool.full_name), "parameters": schema}
     if tool.description:
         function["description"] = tool.description
     return {"type": "function", "function": function}

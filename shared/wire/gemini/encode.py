@@ -90,7 +90,7 @@ class _Encoder:
         return []
 
     def tool_call(self, part: ToolCall, *, first: bool) -> dict[str, Any]:
-        name = self.names.sent(f"{part.namespace}__{part.name}" if part.namespace else part.name)
+        name = self.names.sent(part.full_name)
         made: dict[str, Any] = {"functionCall": {"name": name, "args": _args(part)}}
         signature = part.signature or (FOREIGN_HISTORY if first and self.levelled else None)
         return made | ({"thoughtSignature": signature} if signature else {})
@@ -133,14 +133,11 @@ class _Encoder:
         body["toolConfig"] = {"functionCallingConfig": calling}
 
     def tool(self, tool: Tool) -> dict[str, Any]:
-        made: dict[str, Any] = {"name": self.names.sent(f"{tool.namespace}__{tool.name}" if tool.namespace else tool.name)}
+        made: dict[str, Any] = {"name": self.names.sent(tool.full_name)}
         if tool.description:
             made["description"] = tool.description
-        schema = tool.schema
-        if tool.custom:
-            schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-        if schema is not None and schema.get("properties"):
-            made["parameters"] = subset(schema)
+        if tool.input_schema.get("properties"):
+            made["parameters"] = subset(tool.input_schema)
         return made
 
     def config(self) -> dict[str, Any]:

@@ -135,8 +135,7 @@ def raw_parts(part: Text | Media | Thinking | ToolCall, stamp: Stamp) -> list[di
             signed = {"thoughtSignature": part.signature} if part.signature and part.origin == "gemini" else {}
             return [{"text": part.text, "thought": True} | signed]
         case ToolCall():
-            name = f"{part.namespace}__{part.name}" if part.namespace else part.name
-            made: dict[str, Any] = {"functionCall": {"id": part.id, "name": name, "args": _args(part)}}
+            made: dict[str, Any] = {"functionCall": {"id": part.id, "name": part.full_name, "args": _args(part)}}
             return [made | ({"thoughtSignature": part.signature} if part.signature else {})]
         case Media() if part.data is not None:
             return [{"inlineData": {"mimeType": part.media_type or "image/png", "data": part.data}}]

@@ -19,7 +19,6 @@ from shared.wire.canonical import (
     Event,
     Failed,
     Media,
-    Parts,
     Stamp,
     Start,
     Stop,
@@ -31,6 +30,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.decoder import EventDecoder
 from shared.wire.gemini.reply import REASONS, raw_parts, read_usage, reply_part, stop_of, tail, usage_object
+from shared.wire.parts import Parts
 from shared.wire.reply import MalformedReply
 
 _PIECES = re.compile(rb'["\\{}]')

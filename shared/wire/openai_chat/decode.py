@@ -25,6 +25,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.envelope import invalid_field
 from shared.wire.fields import Values
+from shared.wire.turns import lead
 
 MAX_CHOICES = 128
 HUB = frozenset(
@@ -51,17 +52,14 @@ FORMATS = {"anthropic-claude-v1": "anthropic", "google-gemini-v1": "gemini", "op
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:
     """Raises Refused, naming the field."""
     turns = _turns(fields.tables(values, "messages"))
-    leading = 0
-    while leading < len(turns) and turns[leading].role == "system":
-        leading += 1
-    system = tuple(part for turn in turns[:leading] for part in turn.parts if isinstance(part, Text))
+    system, rest = lead(turns)
     options = fields.table(values, "stream_options") or {}
     asked = fields.text(values, "model") or model or ""
     caps = [fields.integer(values, name, "", 1, MAX_TOKENS) for name in ("max_completion_tokens", "max_tokens")]
     return Call(
         model=asked,
         system=system,
-        turns=tuple(turns[leading:]),
+        turns=rest,
         tools=_tools(values),
         tool_choice=_tool_choice(values),
         parallel_tool_calls=fields.flag(values, "parallel_tool_calls"),

@@ -141,7 +141,7 @@ class _Encoder:
         return message
 
     def tool_call(self, part: ToolCall) -> dict[str, Any]:
-        tool_id, name = self.ids.call(part.id), self.names.sent(_full_name(part))
+        tool_id, name = self.ids.call(part.id), self.names.sent(part.full_name)
         if part.custom and self.quirks.custom_tools:
             return {"id": tool_id, "type": "custom", "custom": {"name": name, "input": part.arguments}}
         arguments = json.dumps({"input": part.arguments}) if part.custom else _an_object(part.arguments)
@@ -198,13 +198,11 @@ class _Encoder:
             body["tool_choice"] = choice.mode
 
     def tool(self, tool: Tool) -> dict[str, Any]:
-        name = self.names.sent(f"{tool.namespace}__{tool.name}" if tool.namespace else tool.name)
+        name = self.names.sent(tool.full_name)
         if tool.custom and self.quirks.custom_tools:
             custom = {"name": name, "description": tool.description, "format": tool.grammar}
             return {"type": "custom", "custom": {key: value for key, value in custom.items() if value is not None}}
-        schema = tool.schema if tool.schema is not None else {"type": "object", "properties": {}}
-        if tool.custom:
-            schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        schema = tool.input_schema
         if self.quirks.schema_drop:
             schema = _without(schema, frozenset(self.quirks.schema_drop))
         function: dict[str, Any] = {"name": name, "parameters": schema}
@@ -293,10 +291,6 @@ class _Encoder:
 def one_choice_only(call: Call) -> Refused:
     field = call.named("choices")
     return invalid_field(field, f"This model gives one answer a call: '{field}' must be 1.")
-
-
-def _full_name(part: ToolCall) -> str:
-    return f"{part.namespace}__{part.name}" if part.namespace else part.name
 
 
 def _an_object(arguments: str) -> str:

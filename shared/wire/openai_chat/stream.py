@@ -21,7 +21,6 @@ from shared.wire.canonical import (
     Event,
     Failed,
     Media,
-    Parts,
     Stamp,
     Start,
     Stop,
@@ -42,6 +41,7 @@ from shared.wire.openai_chat.reply import (
     stop_of,
     usage_object,
 )
+from shared.wire.parts import Parts
 
 
 class _Pending:

@@ -27,7 +27,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.envelope import invalid_field, wrong_type
 from shared.wire.fields import Values
-from shared.wire.turns import merged
+from shared.wire.turns import lead, merged
 
 HUB = frozenset(
     {
@@ -60,17 +60,15 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
             continue
         turns += _turn(item, path)
     instructions = fields.text(values, "instructions")
-    leading = 0
-    while leading < len(turns) and turns[leading].role == "system":
-        leading += 1
-    system = [Text(instructions)] if instructions else []
-    system += [part for turn in turns[:leading] for part in turn.parts if isinstance(part, Text)]
+    system, rest = lead(turns)
+    if instructions:
+        system = (Text(instructions), *system)
     tools, left_out = _tools([*fields.tables(values, "tools"), *more_tools])
     options = fields.table(values, "text") or {}
     return Call(
         model=fields.text(values, "model") or model or "",
-        system=tuple(system),
-        turns=tuple(merged(turns[leading:])),
+        system=system,
+        turns=tuple(merged(rest)),
         tools=tools,
         tool_choice=_tool_choice(values) if tools else None,
         parallel_tool_calls=fields.flag(values, "parallel_tool_calls") if tools else None,

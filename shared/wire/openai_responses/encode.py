@@ -92,7 +92,7 @@ class _Encoder:
         return {"type": "input_file", "filename": part.name or "document.pdf", "file_data": url}
 
     def tool_call(self, part: ToolCall) -> dict[str, Any]:
-        name = self.names.sent(f"{part.namespace}__{part.name}" if part.namespace else part.name)
+        name = self.names.sent(part.full_name)
         item = {"call_id": self.ids.call(part.id), "name": name}
         if part.custom:
             return {"type": "custom_tool_call", "input": part.arguments} | item
@@ -128,7 +128,7 @@ class _Encoder:
             body["tool_choice"] = "required" if choice.mode == "any" else choice.mode
 
     def tool(self, tool: Tool) -> dict[str, Any]:
-        name = self.names.sent(f"{tool.namespace}__{tool.name}" if tool.namespace else tool.name)
+        name = self.names.sent(tool.full_name)
         made: dict[str, Any] = {"type": "custom" if tool.custom else "function", "name": name}
         if tool.description is not None:
             made["description"] = tool.description

@@ -20,7 +20,6 @@ from shared.wire.canonical import (
     Event,
     Failed,
     Media,
-    Parts,
     Stamp,
     Start,
     Stop,
@@ -42,6 +41,7 @@ from shared.wire.openai_responses.reply import (
     response_object,
     stop_of,
 )
+from shared.wire.parts import Parts
 
 
 class StreamDecoder(EventDecoder):
