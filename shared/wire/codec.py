@@ -143,17 +143,18 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
 }
 
 
+FACTS: dict[tuple[WireFormat, str], openai_json.Facts] = {
+    **{(client, operation): read for client in FORMATS for operation, read in openai_json.FACTS.items()},
+    **{(client, "chat"): half.facts for client, half in FORMATS.items()},
+    (WireFormat.GEMINI, "embeddings"): facts.gemini_embeddings_facts,
+    (WireFormat.COHERE, "embeddings"): facts.cohere_embeddings_facts,
+}
+"""What a format's clients ask for in OpenAI's words, unless the format has its own."""
+
+
 def read_facts(client: WireFormat, operation: str, envelope: Envelope, model: str | None, stream: bool | None) -> ChatCall:
     """What the gateway must know of a call. Raises Refused, naming the field."""
-    if operation == "embeddings" and client is WireFormat.GEMINI:
-        return facts.gemini_embeddings_facts(envelope, model)
-    if operation == "embeddings" and client is WireFormat.COHERE:
-        return facts.cohere_embeddings_facts(envelope)
-    if operation != "chat":
-        return openai_json.FACTS[operation](envelope, model, stream)
-    if client is WireFormat.OPENAI_CHAT:
-        return openai_chat.check_call(envelope)
-    return FORMATS[client].facts(envelope, model, stream)
+    return FACTS[client, operation](envelope, model, stream)
 
 
 COMPLETIONS = _client(completions, openai_json.FACTS["completions"])

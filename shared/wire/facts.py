@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.domain.usage import MAX_TOKENS
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
-from shared.wire.openai_chat.facts import MAX_MODEL_CHARS, NO_MEDIA, ChatCall, Media
+from shared.wire.openai_chat.facts import NO_MEDIA, ChatCall, Media, checked_model, messages_of
 
 MAX_CHOICES = 128
 DEPTH = 12
@@ -20,49 +20,64 @@ FILES = frozenset({"document", "input_file", "file", "container_upload"})
 AUDIO = frozenset({"audio", "input_audio"})
 
 
-def checked_model(model: str, field: str = "model") -> str:
-    """Raises Refused."""
-    if not model.strip() or len(model) > MAX_MODEL_CHARS or not model.isprintable():
-        raise invalid_field(field, f"Invalid value for {field!r}: expected 1 to {MAX_MODEL_CHARS} printable characters.")
-    return model
+def call_facts(
+    envelope: Envelope,
+    *,
+    model: str,
+    stream: bool = False,
+    include_usage: bool = False,
+    max_tokens: int | None = None,
+    choices: int = 1,
+    messages: int = 1,
+    media: Media = NO_MEDIA,
+) -> ChatCall:
+    """What was read. Releases the envelope's parsed values: nothing reads them afterwards."""
+    call = ChatCall(
+        model=model,
+        stream=stream,
+        include_usage=include_usage,
+        max_tokens=max_tokens,
+        choices=choices,
+        messages=messages,
+        media=media,
+        body_bytes=len(envelope.body),
+    )
+    envelope.release()
+    return call
 
 
 def messages_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
     """Anthropic Messages. Raises Refused."""
-    messages = _items(envelope, "messages")
+    messages = messages_of(envelope)
     asked = checked_model(envelope.text("model"))
-    call = ChatCall(
+    stream = envelope.flag("stream")
+    max_tokens = envelope.integer("max_tokens", 0, MAX_TOKENS)
+    if max_tokens is None:
+        raise invalid_field("max_tokens", "Missing required field 'max_tokens': it must be an integer.")
+    return call_facts(
+        envelope,
         model=asked,
-        stream=envelope.flag("stream"),
+        stream=stream,
         include_usage=True,
-        max_tokens=envelope.integer("max_tokens", 0, MAX_TOKENS),
-        choices=1,
+        max_tokens=max_tokens,
         messages=len(messages),
         media=_media(messages, envelope.value("system")),
-        body_bytes=len(envelope.body),
     )
-    if call.max_tokens is None:
-        raise invalid_field("max_tokens", "Missing required field 'max_tokens': it must be an integer.")
-    envelope.release()
-    return call
 
 
 def cohere_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
     """Cohere v2. Raises Refused."""
-    messages = _items(envelope, "messages")
+    messages = messages_of(envelope)
     documents = envelope.value("documents")
-    call = ChatCall(
+    return call_facts(
+        envelope,
         model=checked_model(envelope.text("model")),
         stream=envelope.flag("stream"),
         include_usage=True,
         max_tokens=envelope.integer("max_tokens", 1, MAX_TOKENS),
-        choices=1,
         messages=len(messages) + (len(documents) if type(documents) is list else 0),
         media=_media(messages),
-        body_bytes=len(envelope.body),
     )
-    envelope.release()
-    return call
 
 
 def responses_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
@@ -71,18 +86,15 @@ def responses_facts(envelope: Envelope, model: str | None = None, stream: bool |
     if given is not None and type(given) not in (str, list):
         raise wrong_type("input", "a string or an array of items", given)
     items = given if type(given) is list else [given]
-    call = ChatCall(
+    return call_facts(
+        envelope,
         model=checked_model(envelope.text("model")),
         stream=envelope.flag("stream"),
         include_usage=True,
         max_tokens=envelope.integer("max_output_tokens", 1, MAX_TOKENS),
-        choices=1,
         messages=len(items) + 1,
         media=_media(items),
-        body_bytes=len(envelope.body),
     )
-    envelope.release()
-    return call
 
 
 def gemini_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
@@ -94,7 +106,8 @@ def gemini_facts(envelope: Envelope, model: str | None = None, stream: bool | No
     config = envelope.value("generationConfig") or envelope.value("generation_config") or {}
     if type(config) is not dict:
         raise wrong_type("generationConfig", "an object", config)
-    call = ChatCall(
+    return call_facts(
+        envelope,
         model=checked_model(model or ""),
         stream=bool(stream),
         include_usage=True,
@@ -102,46 +115,29 @@ def gemini_facts(envelope: Envelope, model: str | None = None, stream: bool | No
         choices=_integer(config, "candidateCount", "candidate_count", MAX_CHOICES) or 1,
         messages=len(turns) + 1,
         media=_media(turns),
-        body_bytes=len(envelope.body),
     )
-    envelope.release()
-    return call
 
 
-def gemini_embeddings_facts(envelope: Envelope, model: str | None) -> ChatCall:
+def gemini_embeddings_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
     """`:embedContent`, `:batchEmbedContents`: the model is in the URL. Raises Refused."""
     if envelope.value("content") is None and envelope.value("requests") is None:
         raise invalid_field("content", "Missing required field 'content' (or 'requests').")
-    call = ChatCall(
+    return call_facts(
+        envelope,
         model=checked_model(model or ""),
-        stream=False,
-        include_usage=False,
         max_tokens=0,
-        choices=1,
-        messages=1,
-        media=NO_MEDIA,
-        body_bytes=len(envelope.body),
     )
-    envelope.release()
-    return call
 
 
-def cohere_embeddings_facts(envelope: Envelope) -> ChatCall:
+def cohere_embeddings_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
     """Cohere's `/v2/embed`. Raises Refused."""
     if type(envelope.value("texts")) is not list:
         raise invalid_field("texts", "Missing required field 'texts': an array of strings.")
-    call = ChatCall(
+    return call_facts(
+        envelope,
         model=checked_model(envelope.text("model")),
-        stream=False,
-        include_usage=False,
         max_tokens=0,
-        choices=1,
-        messages=1,
-        media=NO_MEDIA,
-        body_bytes=len(envelope.body),
     )
-    envelope.release()
-    return call
 
 
 def _integer(config: dict[str, Any], name: str, other: str, most: int) -> int | None:
@@ -151,17 +147,6 @@ def _integer(config: dict[str, Any], name: str, other: str, most: int) -> int | 
     if type(value) is not int or not 1 <= value <= most:
         raise invalid_field(f"generationConfig.{name}", f"Invalid value for {name!r}: expected an integer from 1 to {most}.")
     return value
-
-
-def _items(envelope: Envelope, name: str) -> list[Any]:
-    items = envelope.value(name)
-    if items is None:
-        raise invalid_field(name, f"Missing required field {name!r}: it must be an array of messages.")
-    if type(items) is not list:
-        raise wrong_type(name, "an array of messages", items)
-    if not items:
-        raise invalid_field(name, f"Invalid value for {name!r}: expected at least one message.")
-    return items
 
 
 def _media(*trees: Any) -> Media:

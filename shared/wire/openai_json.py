@@ -15,8 +15,9 @@ from shared.domain.catalogue import Deployment
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import openai_chat
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
-from shared.wire.facts import MAX_CHOICES, checked_model
-from shared.wire.openai_chat import NO_MEDIA, ChatCall
+from shared.wire.facts import MAX_CHOICES, call_facts
+from shared.wire.openai_chat import ChatCall
+from shared.wire.openai_chat.facts import checked_model
 from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts
 from shared.wire.whole import WholeAnswers
 
@@ -112,18 +113,14 @@ def _facts(
     max_tokens: int | None = None,
     choices: int = 1,
 ) -> ChatCall:
-    call = ChatCall(
+    return call_facts(
+        envelope,
         model=checked_model(envelope.text("model")),
         stream=stream,
         include_usage=include_usage,
         max_tokens=max_tokens,
         choices=choices,
-        messages=1,
-        media=NO_MEDIA,
-        body_bytes=len(envelope.body),
     )
-    envelope.release()
-    return call
 
 
 class _Meta(msgspec.Struct, gc=False):

@@ -36,7 +36,7 @@ give up, rather than wait, when `Retry-After` is above 120 s (openai-python 3.52
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -128,14 +128,15 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
         return self.body_bytes - self.media.inline_bytes
 
 
-def check_call(envelope: Envelope) -> ChatCall:
-    """Check the fields that decide about routing, limits and money, and read them. Raises Refused, naming the field.
-
-    Releases the envelope's parsed values: nothing reads them afterwards.
-    """
-    model = envelope.text("model")
+def checked_model(model: str) -> str:
+    """Raises Refused."""
     if not model.strip() or len(model) > MAX_MODEL_CHARS or not model.isprintable():
         raise invalid_field("model", f"Invalid value for 'model': expected 1 to {MAX_MODEL_CHARS} printable characters.")
+    return model
+
+
+def messages_of(envelope: Envelope) -> list[Any]:
+    """Raises Refused."""
     messages = envelope.value("messages")
     if messages is None:
         raise invalid_field("messages", "Missing required field 'messages': it must be an array of messages.")
@@ -143,6 +144,16 @@ def check_call(envelope: Envelope) -> ChatCall:
         raise wrong_type("messages", "an array of messages", messages)
     if not messages:
         raise invalid_field("messages", "Invalid value for 'messages': expected at least one message.")
+    return messages
+
+
+def check_call(envelope: Envelope) -> ChatCall:
+    """Check the fields that decide about routing, limits and money, and read them. Raises Refused, naming the field.
+
+    Releases the envelope's parsed values: nothing reads them afterwards.
+    """
+    model = checked_model(envelope.text("model"))
+    messages = messages_of(envelope)
     stream = envelope.flag("stream")
     bounds = [envelope.integer(name, 1, MAX_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
     call = ChatCall(
