@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ async def test_nobody_else_can_reach_it_and_nothing_can_be_read_in_redis(cluster
     for organisation, team in (("default", "rivals"), ("other", "default")):
         made = await tenants.create_key(cluster.pool, cluster.vault, team=team, organisation=organisation)
         theirs = sdk(cluster, key=made.key)
-        await asyncio.sleep(0.8)  # every node has looked by then
+        await cluster.taken_in()
         for attempt in (
             theirs.responses.create(model="demo/chat", input="go on", previous_response_id=first.id),
             theirs.responses.retrieve(first.id),

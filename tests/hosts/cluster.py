@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.cli.engines import dies_with_parent, free_port
 from shared.domain.limits import Period
 from shared.providers import registry
-from shared.store import postgres, tenants
+from shared.store import configuration, postgres, tenants
 from shared.store.apply import apply_document
 from shared.store.document import Document
 from shared.store.secrets import Vault, new_secret
@@ -68,12 +68,20 @@ class Cluster:
     async def apply(self, **document: Any) -> None:
         made = Document.model_validate(document)
         await apply_document(self.pool, self.vault, made, registry.load(), secret=lambda _: CREDENTIAL)
+        await self.taken_in()
 
     async def new_key(self, *, budget_nano: int | None = None, **limits: Any) -> tenants.CreatedKey:
         budget = None if budget_nano is None else (budget_nano, Period.MONTH)
         made = await tenants.create_key(self.pool, self.vault, team="default", budget=budget, **limits)
-        await asyncio.sleep(0.7)  # every node has looked by then
+        await self.taken_in()
         return made
+
+    async def taken_in(self, within_s: float = 30) -> None:
+        """Every node serves what is configured now."""
+        epoch = await configuration.epoch(self.pool)
+        for node, process in enumerate(self.nodes):
+            if process.poll() is None:
+                await self._told(node, lambda state: bool(state["configuration_epoch"] >= epoch), within_s)
 
     def start_node(self, **environment: str) -> int:
         """A new ingress process; its number."""
@@ -90,17 +98,21 @@ class Cluster:
         return f"http://127.0.0.1:{self.ports[node]}"
 
     async def ready(self, node: int, within_s: float = 45) -> None:
+        await self._told(node, lambda state: state["status"] == "ready", within_s)
+
+    async def _told(self, node: int, wanted: Callable[[dict[str, Any]], bool], within_s: float) -> None:
+        """What /readyz of a node says is what is wanted."""
         deadline_s = time.monotonic() + within_s
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while time.monotonic() < deadline_s:
                 try:
                     async with session.get(f"{self.url(node)}/readyz") as reply:
-                        if reply.status == 200:
+                        if wanted(await reply.json()):
                             return
-                except aiohttp.ClientError:
+                except (aiohttp.ClientError, TimeoutError):
                     pass
                 assert self.nodes[node].poll() is None, self.log()[-3000:]
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
         raise AssertionError(f"node {node} is not ready: {self.log()[-3000:]}")
 
     async def booked(self, count: int, within_s: float = 30) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ async def test_a_keys_spending_and_what_is_left(cluster: Cluster) -> None:
         assert (await ask(cluster, f"/api/v1/generation?id={unknown}", bounded.key))[0] == 404
     await cluster.apply(organisations=[{"name": "default", "teams": ["rivals"]}])
     rival = await tenants.create_key(cluster.pool, cluster.vault, team="rivals")
-    await asyncio.sleep(0.8)
+    await cluster.taken_in()
     status, told = await ask(cluster, f"/api/v1/generation?id={request_id}", rival.key)
     assert (status, "no generation" in told["error"]["message"]) == (404, True)
     assert (await ask(cluster, "/api/v1/key", "sk-ws-nobody"))[0] == 401

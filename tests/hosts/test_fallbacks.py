@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ async def cluster(database_url: str, redis_url: str, tmp_path: Path, spare: Upst
             connections=[entry | {"name": "spare", "prefix": "spare", "base_url": spare.url}],
             prices=PRICES, fallbacks={"lab/chat": ["spare/chat"]},
         )  # fmt: skip
-        await asyncio.sleep(0.8)
         yield started
 
 
@@ -68,7 +66,6 @@ async def test_an_error_as_the_first_event_and_a_dead_address_are_cured(cluster:
     assert (await asked(cluster, stream=True))[:2] == (200, "2")
     dead = {"name": "lab", "provider": "custom", "prefix": "lab", "base_url": f"http://127.0.0.1:{free_port()}/v1"}
     await cluster.apply(connections=[dead])
-    await asyncio.sleep(0.8)
     assert (await asked(cluster))[:2] == (200, "2")
     assert len(spare.requests) == 2
 
@@ -107,7 +104,7 @@ async def test_the_budget_covers_the_dearest_of_the_plan(cluster: Cluster, spare
     poor = await tenants.create_key(
         cluster.pool, cluster.vault, team="default", budget=(body_tokens * 1_000 + 40 * 2_000, Period.MONTH)
     )
-    await asyncio.sleep(0.8)
+    await cluster.taken_in()
     async with client(cluster, key=poor.key) as one:
         status, _, body = await one.chat(call(max_tokens=20))
     assert (status, body["error"]["code"]) == (429, "budget_exhausted")
@@ -127,7 +124,7 @@ async def test_accounts_of_one_prefix_stand_in_for_each_other(database_url: str,
         )  # fmt: skip
         secrets = {"env:BAD": "revoked", "env:WORSE": "expired", "env:GOOD": "the-good-one"}
         await apply_document(cluster.pool, cluster.vault, document, registry.load(), secret=secrets.__getitem__)
-        await asyncio.sleep(0.8)
+        await cluster.taken_in()
         status, attempts, _ = await asked(cluster, model="vendor/chat")
         assert (status, attempts) == (200, "3")
         (row,) = await cluster.booked(1)
@@ -136,7 +133,6 @@ async def test_accounts_of_one_prefix_stand_in_for_each_other(database_url: str,
 
 async def test_every_model_without_a_chain_of_its_own_has_the_common_one(cluster: Cluster, spare: Upstream) -> None:
     await cluster.apply(fallbacks={"*": ["spare/chat"], "lab/chat": None})
-    await asyncio.sleep(0.8)
     cluster.provider.fail("fail-503")
     assert (await asked(cluster, model="lab/other"))[:2] == (200, "2")
     assert (await asked(cluster))[:2] == (200, "2")
@@ -167,7 +163,7 @@ async def test_a_call_whose_first_account_is_unusable_is_in_the_log_before_the_s
         )
         secrets = {"env:BAD": "no header can hold ü", "env:GOOD": "sk-good"}
         await apply_document(cluster.pool, cluster.vault, document, registry.load(), secret=secrets.__getitem__)
-        await asyncio.sleep(0.8)
+        await cluster.taken_in()
         assert (await asked(cluster, model="vendor/chat"))[:2] == (200, "2")
         (row,) = await cluster.booked(1)
         records = [record for path in tmp_path.glob("usage-log/**/*.wal") for record in read(path)]

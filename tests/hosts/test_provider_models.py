@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ async def test_an_administrator_adds_a_model_and_everybody_can_name_it(cluster: 
     admin = await tenants.create_key(cluster.pool, cluster.vault, team="default", admin=True)
     entry = {"name": "lab", "provider": "custom", "prefix": "lab", "base_url": cluster.provider.url, "api_key": "env:LAB_KEY"}
     await cluster.apply(connections=[entry | {"models": ["chat"]}])
-    await asyncio.sleep(0.8)
     async with client(cluster) as other:
         assert (await other.chat(call("lab/json")))[0] == 404
     added = {"provider": "custom", "modelId": "json", "modelName": "JSON", "max_output_tokens": 99,
@@ -51,7 +49,7 @@ async def test_an_administrator_adds_a_model_and_everybody_can_name_it(cluster: 
     assert again == (200, told)
     async with client(cluster) as here:
         assert (await here.chat(call("lab/json")))[0] == 200
-    await asyncio.sleep(0.8)
+    await cluster.taken_in()
     status, listed = await ask(cluster, "GET", "/v1/models/lab/json", cluster.key, node=1)
     assert (status, listed["max_output_tokens"], listed["pricing"]["prompt"]) == (200, 99, "0.000003")
     assert await ask(cluster, "GET", f"{URL}?provider=custom", cluster.key) == (
@@ -65,7 +63,7 @@ async def test_an_administrator_adds_a_model_and_everybody_can_name_it(cluster: 
 
 async def test_nobody_else_may_and_what_is_wrong_is_named(cluster: Cluster) -> None:
     admin = await tenants.create_key(cluster.pool, cluster.vault, team="default", admin=True)
-    await asyncio.sleep(0.8)
+    await cluster.taken_in()
     good = {"provider": "groq", "modelId": "new"}
     for method, path in (("POST", URL), ("DELETE", f"{URL}?provider=groq&model=new")):
         assert (await ask(cluster, method, path, cluster.key, good))[0] == 403
