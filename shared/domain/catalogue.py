@@ -178,10 +178,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     model: Model
     params: Params | None = None
     """The provider's, the connection's and the model's together; None where there are none."""
+    key: str = ""
+    """`connection-id/model-id`: what its health and load are kept under."""
 
     def __post_init__(self) -> None:
         params = self.provider.params.then(self.connection.params).then(self.model.params)
         msgspec.structs.force_setattr(self, "params", params or None)
+        msgspec.structs.force_setattr(self, "key", f"{self.connection.connection_id}/{self.model.model_id}")
 
     @property
     def name(self) -> str:
