@@ -13,7 +13,7 @@ from shared.store.postgres import address, migrate
 async def test_any_number_of_processes_may_migrate_at_once(database_url: str) -> None:
     await asyncio.gather(*(migrate(database_url) for _ in range(4)))
     connection = await asyncpg.connect(database_url)
-    assert await connection.fetchval("SELECT version_num FROM alembic_version") == "0005"
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == "0006"
     assert await connection.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage_events'::regclass") == 10
     await connection.close()
 
