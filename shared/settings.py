@@ -37,6 +37,9 @@ class Settings:
     max_in_flight: int = 4096
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    deadline_s: float = 600.0
+    """Within so long a stream must have begun and any other answer be whole; a route or `x-waystation-deadline-s` may say less
+    or more."""
     keepalive_s: float = 12.0
     """A stream that is silent for so long gets something that its clients ignore."""
     grace_s: float = 600.0

@@ -41,7 +41,8 @@ STALE = (
 
 _COUNTS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in COUNTS)
 UNEQUAL = (
-    f"WITH events AS (SELECT count(*) FILTER (WHERE entry = 0) AS requests, {_COUNTS} FROM usage_events "
+    "WITH events AS (SELECT count(*) FILTER (WHERE entry = 0 AND request_id IN ('', event_id::text)) AS requests, "
+    f"{_COUNTS} FROM usage_events "
     "WHERE occurred_at >= :since AND occurred_at < :until), "
     f"hours AS (SELECT coalesce(sum(requests), 0) AS requests, {_COUNTS} FROM usage_hourly "
     "WHERE hour >= :since AND hour < :until) "
