@@ -11,11 +11,10 @@ from shared.routing.retries import MOST_SAVED, RESERVE, RESERVE_PER_S, RetryBudg
 @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=400))
 def test_never_more_than_a_tenth_of_the_calls_and_the_reserve(steps: list[tuple[float, bool]]) -> None:
     """Each step: so much later a call comes, and maybe it wants another attempt."""
-    budget, now_s, calls, granted = RetryBudget(), 0.0, 0, 0
-    for later_s, retry in steps:
+    budget, now_s, granted = RetryBudget(), 0.0, 0
+    for calls, (later_s, retry) in enumerate(steps, 1):
         now_s += later_s
         budget.deposit()
-        calls += 1
         granted += retry and budget.withdraw(now_s)
         assert granted <= calls / 10 + RESERVE + now_s * RESERVE_PER_S + 1e-6
 
