@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from shared.store import records
 from shared.store.ledger import COUNTS, PLACE, SUMS
 from shared.store.postgres import ensure_partitions
 
@@ -84,6 +85,12 @@ async def reconcile(context: dict[str, Any]) -> list[date]:
 
 async def _recompute(connection: AsyncConnection, since: datetime, until: datetime) -> None:
     await connection.execute(text(DAILY), {"since": since, "until": until})
+
+
+async def forget_decisions(context: dict[str, Any]) -> int:
+    """Decisions of calls that are older than they are kept."""
+    before = datetime.now(UTC) - timedelta(days=context["decisions_kept_days"])
+    return await records.forget_decisions(context["pool"], before)
 
 
 async def partitions(context: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
@@ -49,6 +50,12 @@ async def asked(cluster: Cluster, **fields: Any) -> tuple[int, str | None, Any]:
         status, headers, body = await one.chat(call(max_tokens=20, **fields))
     listed = headers.get("x-waystation-attempts")
     return status, None if listed is None else str(len(listed.split(", "))), body
+
+
+async def told_of(cluster: Cluster, request_id: str, key: str) -> Any:
+    headers, url = {"Authorization": f"Bearer {key}"}, f"{cluster.url()}/api/requests/{request_id}"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as reply:
+        return await reply.json()
 
 
 @pytest.mark.parametrize("fault", ["fail-503", "fail-429-retry-7", "fail-500", "bad-key", "quota-exhausted", "html-502"])
@@ -99,6 +106,10 @@ async def test_what_has_to_be_paid_for_is_booked_as_an_event_of_its_own(cluster:
     assert answered["outcome"] == "ok"
     assert failed["cost_nano_usd"] == failed["input_tokens"] * 1_000 + failed["output_tokens"] * 2_000 > 0
     assert [each["result"] for each in answered["decision"]["tried"]][1:] == ["ok"]
+    told = await told_of(cluster, headers["x-request-id"], made.key)
+    assert (told["event"]["connection"], [each["connection"] for each in told["beside"]]) == ("spare", ["lab"])
+    assert told["total_cost_nano_usd"] == failed["cost_nano_usd"] + answered["cost_nano_usd"]
+    assert {each["unit"] for each in told["decision"]["limits"]} == {"tokens"}
     async with cluster.pool.connect() as connection:
         sums = (await connection.execute(text("SELECT sum(requests), sum(cost_nano_usd) FROM usage_hourly"))).one()
     assert tuple(map(int, sums)) == (1, failed["cost_nano_usd"] + answered["cost_nano_usd"])
