@@ -24,7 +24,8 @@ from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempt, prewarm, relay, settle
-from shared.routing.plan import goes_on
+from shared.routing.eligible import Health
+from shared.routing.plan import Plan, goes_on
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.responses import Responses
@@ -34,6 +35,7 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
+from shared.upstream.load import Load
 from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
@@ -111,6 +113,10 @@ class Gateway:
     tracer: Tracer
     log: Log
     clock: Clock
+    load: Load = field(default_factory=Load)
+    health: Health | None = None
+    quota_left: Callable[[Deployment], float | None] | None = None
+    """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
     in_flight: int = 0
     draining: bool = False
 
@@ -132,6 +138,8 @@ class Exchange:
     body_bytes: int = 0
     # admit
     plan: tuple[Deployment, ...] = ()
+    decision: Plan | None = None
+    """Why the plan is as it is; None where there was nothing to decide."""
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
