@@ -55,6 +55,14 @@ class DataPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: int | None = None
     region: str | None = None
 
+    def over(self, other: DataPolicy) -> DataPolicy:
+        """This, and what it leaves open as `other` says."""
+        return DataPolicy(
+            trains=other.trains if self.trains is None else self.trains,
+            retention_days=other.retention_days if self.retention_days is None else self.retention_days,
+            region=other.region if self.region is None else self.region,
+        )
+
 
 class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Deviations of a provider within its wire format, from a closed list: each has a name and a test."""
@@ -91,6 +99,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     developer_role: bool = False
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""
+    takes_routing: bool = False
+    """OpenRouter's `provider` object is understood; elsewhere it is the gateway's alone and goes no further."""
     rewritten: bool = False
     """Whether messages themselves must be rewritten, so that nothing can simply pass. Follows from the others."""
 
@@ -123,6 +133,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
     max_output_tokens: int | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.TEXT})
+    described: bool = False
+    """Whether somebody said what it can. If nobody did, what is not among its capabilities is unknown, not absent."""
+    quantization: str | None = None
     price: Price | None = None
     params: Params = NO_PARAMS
 
@@ -165,6 +178,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     credential_version: int = 0
     models: dict[str, Model] = {}
     params: Params = NO_PARAMS
+    data_policy: DataPolicy | None = None
+    """What this account's contract says, as far as it differs from the provider's own."""
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 120.0
@@ -180,13 +195,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The provider's, the connection's and the model's together; None where there are none."""
     key: str = ""
     """`connection-id/model-id`: what its health and load are kept under."""
+    name: str = ""
+    """`prefix/model-id`, as clients, logs and the ledger say it."""
+    data_policy: DataPolicy = DataPolicy()
+    """The connection's, and what that leaves open the provider's."""
 
     def __post_init__(self) -> None:
         params = self.provider.params.then(self.connection.params).then(self.model.params)
         msgspec.structs.force_setattr(self, "params", params or None)
         msgspec.structs.force_setattr(self, "key", f"{self.connection.connection_id}/{self.model.model_id}")
-
-    @property
-    def name(self) -> str:
-        """`prefix/model-id`, as clients, logs and the ledger say it."""
-        return f"{self.connection.prefix}/{self.model.model_id}"
+        msgspec.structs.force_setattr(self, "name", f"{self.connection.prefix}/{self.model.model_id}")
+        own, general = self.connection.data_policy, self.provider.data_policy
+        msgspec.structs.force_setattr(self, "data_policy", general if own is None else own.over(general))

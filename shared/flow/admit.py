@@ -9,6 +9,7 @@ from shared.admission.gate import Admitted, Ask, Denied, Reservation, Unready
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource, encode_event
+from shared.flow.choose import choose, unbounded
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -21,8 +22,8 @@ RATE_LIMIT_HEADERS = {
 
 
 async def admit(x: Exchange) -> None:
-    """Fills in plan, deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
-    x.plan = resolve(x)
+    """Fills in plan, deployment, reservation and the rate-limit headers. Raises Refused: 400, 403, 404, 429 or 503."""
+    x.plan = x.plan or choose(x)
     x.deployment = x.plan[0]
     asked, clock = ask(x), x.gateway.clock
     asked_s = clock.monotonic_s()
@@ -38,37 +39,6 @@ async def admit(x: Exchange) -> None:
             raise unready(verdict)
         case _:
             assert_never(verdict)
-
-
-def resolve(x: Exchange) -> tuple[Deployment, ...]:
-    """The deployments that the requested name stands for, in order. A name is `prefix/model-id` or an alias."""
-    name, organisation_id = x.call.model, x.key.principal.organisation_id
-    plan = x.snapshot.plan(name, organisation_id)
-    if x.arrival.provider is not None:
-        plan = within(x, x.arrival.provider, plan)
-    if not plan:
-        near = x.snapshot.suggestions(name, organisation_id)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise refuse(
-            Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here.{hint} GET /v1/models lists yours.",
-            field="model", retry=False,
-        )  # fmt: skip
-    return plan
-
-
-def within(x: Exchange, provider: str, found: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
-    """The model at this provider alone: what was found, as far as it is there, or what the name means without a prefix."""
-    own = tuple(each for each in found if provider in (each.provider.name, each.connection.prefix, *each.provider.aliases))
-    if own and own[0] is found[0]:
-        return own
-    here = x.snapshot.plan(f"{provider}/{x.call.model}", x.key.principal.organisation_id)[:1]
-    if not here and found:
-        raise refuse(
-            Reason.INVALID_FIELD, 400,
-            f"{x.call.model[:200]!r} is a model of {found[0].provider.name}, not of {provider[:100]!r}.",
-            field="model", retry=False,
-        )  # fmt: skip
-    return here
 
 
 def ask(x: Exchange) -> Ask:
@@ -118,7 +88,9 @@ def bounded(x: Exchange, typical_output_tokens: int) -> Quote:
         if quote_of_it.priced or not hard:
             bound = dearer(bound, quote_of_it)
             kept.append(other)
-    x.plan = tuple(kept)
+    if len(kept) < len(x.plan):
+        x.plan = tuple(kept)
+        x.decision = unbounded(x.decision, x.plan)
     return bound
 
 

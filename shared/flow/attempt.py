@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 MAX_ERROR_BYTES = 64 * 1024
+PATIENCE, LEAST_PATIENCE_S = 3.0, 1.0
 
 OUTCOME = {
     FailureClass.CLIENT_FAULT: Outcome.REJECTED,
@@ -57,9 +59,18 @@ async def attempt(x: Exchange) -> UpstreamResponse:
         x.sent_s = now_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
-    if request.first_byte_timeout_s > x.deadline_s - now_s:
-        request = replace(request, first_byte_timeout_s=max(0.0, x.deadline_s - now_s))
+    within_s = min(x.deadline_s - now_s, patience_s(x))
+    if request.first_byte_timeout_s > within_s:
+        request = replace(request, first_byte_timeout_s=max(0.0, within_s))
     return await send(x, request)
+
+
+def patience_s(x: Exchange) -> float:
+    """How long a stream's first byte may take while another could be asked: three times what 99 of 100 take there."""
+    if not x.call.stream or x.deployment is x.plan[-1]:
+        return math.inf
+    slow_s = x.gateway.load.quantile(x.deployment.key, 0.99)
+    return math.inf if slow_s is None else max(LEAST_PATIENCE_S, PATIENCE * slow_s)
 
 
 async def prepared(x: Exchange) -> UpstreamRequest:

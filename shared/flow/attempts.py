@@ -34,6 +34,8 @@ async def answer(x: Exchange) -> None:
                 told = refused
             if deployment is x.plan[-1] or x.sink.started or not await goes_on(x, refused):
                 raise told from None
+        finally:
+            x.gateway.load.ended(deployment.key, speed_of(x))
         forget(x)
 
 
@@ -41,6 +43,15 @@ def begin(x: Exchange, deployment: Deployment) -> None:
     x.deployment = deployment
     x.attempts += 1
     x.began_s = x.gateway.clock.monotonic_s()
+    x.gateway.load.started(deployment.key)
+
+
+def speed_of(x: Exchange) -> float | None:
+    """Tokens per second from the first one on, of a stream that ended well."""
+    if x.first_token_s is None or x.usage is None or x.outcome is not Outcome.OK:
+        return None
+    took_s = x.gateway.clock.monotonic_s() - x.first_token_s
+    return x.usage.output_tokens / took_s if took_s > 0 else None
 
 
 async def goes_on(x: Exchange, refused: Refused) -> bool:

@@ -26,6 +26,8 @@ from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempts, prewarm, relay, settle
+from shared.routing.eligible import Health
+from shared.routing.plan import Plan
 from shared.routing.retries import RetryBudget
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
@@ -36,6 +38,7 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
+from shared.upstream.load import Load
 from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
@@ -116,6 +119,10 @@ class Gateway:
     log: Log
     clock: Clock
     retries: RetryBudget = field(default_factory=RetryBudget)
+    load: Load = field(default_factory=Load)
+    health: Health | None = None
+    quota_left: Callable[[Deployment], float | None] | None = None
+    """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
     in_flight: int = 0
     draining: bool = False
 
@@ -139,6 +146,8 @@ class Exchange:
     """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
     plan: tuple[Deployment, ...] = ()
+    decision: Plan | None = None
+    """Why the plan is as it is; None where there was nothing to decide."""
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0

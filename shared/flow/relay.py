@@ -79,7 +79,7 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
         async for chunk in response:
             out = tap.feed(chunk)
             if x.first_token_s is None and tap.first_token_seen:
-                x.first_token_s = x.gateway.clock.monotonic_s()
+                note_first_token(x)
             if opening.over:
                 if out:
                     await x.sink.write(out)
@@ -103,6 +103,12 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
     finally:
         opening.leave()
         note(x, tap)
+
+
+def note_first_token(x: Exchange) -> None:
+    x.first_token_s = x.gateway.clock.monotonic_s()
+    if x.sent_s is not None:
+        x.gateway.load.first_token(x.deployment.key, x.first_token_s - x.sent_s)
 
 
 class Opening:

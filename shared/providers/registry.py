@@ -129,6 +129,7 @@ def _quirks(table: _Table) -> Quirks:
         forced_tools=tuple(table.texts("forced_tools", default=["required", "named"])),
         text_only_content=table.flag("text_only_content") is True,
         think_tags=table.flag("think_tags") is True,
+        takes_routing=table.flag("takes_routing") is True,
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
         schema_drop=tuple(table.texts("schema_drop")),
@@ -165,6 +166,8 @@ def _models(table: _Table, source: str, verified_on: str) -> dict[str, Model]:
             context_tokens=entry.count("context_tokens", most=MAX_TOKENS_OF_A_MODEL),
             max_output_tokens=entry.count("max_output_tokens", most=MAX_TOKENS_OF_A_MODEL),
             capabilities=_capabilities(entry),
+            described="capabilities" in entry.values,
+            quantization=entry.optional_text("quantization"),
             price=_price(entry.table("price"), source, verified_on) if "price" in entry.values else None,
             params=_params(entry),
         )
