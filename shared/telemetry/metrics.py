@@ -144,6 +144,11 @@ class Metrics:
             "waystation_responses_not_kept_total", "Answers of /v1/responses that could not be stored.", registry=registry
         )
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
+        self.health_changes = Counter(
+            "waystation_health_changes_total", "Breakers and connections by what they became; counted where it was decided.",
+            ["state"], registry=registry,
+        )  # fmt: skip
+        self.probes = Counter("waystation_probes_total", "Ended half-open probes.", ["end"], registry=registry)
         ProcessCollector(registry=registry)
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
@@ -162,6 +167,12 @@ class Metrics:
 
     def failed(self, provider: str, failure: FailureClass) -> None:
         self.failures.labels(provider, failure.value).inc()
+
+    def health_changed(self, state: str) -> None:
+        self.health_changes.labels(state).inc()
+
+    def probe_ended(self, end: str) -> None:
+        self.probes.labels(end).inc()
 
     def usage_above_bound(self, deployment: Deployment) -> None:
         self.above_bound.labels(deployment.provider.name).inc()
