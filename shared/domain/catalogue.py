@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.money import Price
 
 
@@ -183,6 +184,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 120.0
+    profile: Profile = PROFILES[ProfileKind.API_KEY]
+    """When its deployments' breakers open, and for how long."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,11 @@ NODES = b"ws:nodes"
 USAGE_STREAM = b"ws:usage"
 USAGE_GROUP = b"ledger"
 CONFIG_CHANNEL = b"ws:config"
+HEALTH_CHANNEL = b"ws:health"
+HEALTH_MARKS = b"ws:{health}:marks"
+HEALTH_VERSION = b"ws:{health}:version"
+HEALTH_LIFE = b"ws:{health}:life"
+"""One slot for all of health: an operation may touch a deployment and its connection, and only failures make any."""
 
 _LETTER = {Scope.ORGANISATION: "o", Scope.TEAM: "t", Scope.KEY: "k"}
 
@@ -50,6 +55,10 @@ def unconfirmed(budget_cell: bytes) -> bytes:
 
 def response(organisation_id: str, team_id: str, response_id: str) -> bytes:
     return f"ws:{{{organisation_id}}}:resp:{team_id}:{response_id}".encode()
+
+
+def health_counts(subject: str) -> bytes:
+    return f"ws:{{health}}:n:{subject}".encode()
 
 
 def reservations(organisation_id: str) -> bytes:

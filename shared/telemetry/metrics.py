@@ -150,6 +150,11 @@ class Metrics:
             "waystation_retries_denied_total", "Further attempts that the retry budget did not allow.", registry=registry
         )
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
+        self.health_changes = Counter(
+            "waystation_health_changes_total", "Breakers and connections by what they became; counted where it was decided.",
+            ["state"], registry=registry,
+        )  # fmt: skip
+        self.probes = Counter("waystation_probes_total", "Ended half-open probes.", ["end"], registry=registry)
         ProcessCollector(registry=registry)
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
@@ -172,6 +177,12 @@ class Metrics:
 
     def failed(self, provider: str, failure: FailureClass) -> None:
         self.failures.labels(provider, failure.value).inc()
+
+    def health_changed(self, state: str) -> None:
+        self.health_changes.labels(state).inc()
+
+    def probe_ended(self, end: str) -> None:
+        self.probes.labels(end).inc()
 
     def usage_above_bound(self, deployment: Deployment) -> None:
         self.above_bound.labels(deployment.provider.name).inc()
