@@ -40,6 +40,7 @@ from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.guard import check_address
+from shared.upstream.health.health import Health
 from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         await watch.start()
         presence = Presence(redis, node_id)
         metrics = Metrics()
+        health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
         degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
@@ -91,6 +93,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             transport=Session(),
             media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
             credentials=Credentials(vault),
+            health=health,
             responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,
             tracer=tracer(settings.otlp_endpoint, node_id),
@@ -107,6 +110,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             for work in (
                 watch.run(),
                 presence.run(),
+                health.run(redis),
                 node.streams.sweep_forever(),
                 wal.run(partial(ledger.missing, pool), resend, reap),
             )

@@ -55,6 +55,7 @@ async def attempt(x: Exchange) -> UpstreamResponse:
     """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
     try:
         request = await prepared(x)
+        x.attempts += 1
         intend(x)
         x.sent_s = now_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
@@ -80,7 +81,7 @@ async def prepared(x: Exchange) -> UpstreamRequest:
             await fetch(x)
         return encode(x)
     except Refused as refused:
-        x.outcome = Outcome.REJECTED
+        x.outcome, x.passed_over = Outcome.REJECTED, "unsuited"
         raise Unsuited(refused.refusal) from None
 
 

@@ -26,7 +26,6 @@ from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempts, prewarm, relay, settle
-from shared.routing.eligible import Health
 from shared.routing.plan import Plan
 from shared.routing.retries import RetryBudget
 from shared.settings import Settings
@@ -38,6 +37,7 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
+from shared.upstream.health.health import Health, Probe
 from shared.upstream.load import Load
 from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
@@ -113,6 +113,7 @@ class Gateway:
     media: Transport
     """For URLs that clients name: guarded."""
     credentials: Credentials
+    health: Health
     responses: Responses
     metrics: Metrics
     tracer: Tracer
@@ -120,7 +121,6 @@ class Gateway:
     clock: Clock
     retries: RetryBudget = field(default_factory=RetryBudget)
     load: Load = field(default_factory=Load)
-    health: Health | None = None
     quota_left: Callable[[Deployment], float | None] | None = None
     """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
     in_flight: int = 0
@@ -153,6 +153,10 @@ class Exchange:
     attempts: int = 0
     began_s: float = 0.0
     """When the attempt under way began."""
+    probe: Probe | None = None
+    """The right to ask a deployment that is shut, where this call has it."""
+    passed_over: str = ""
+    """Why the deployment was not asked (`unsuited`, `skipped`)."""
     tried: tuple[Tried, ...] = ()
     """The attempts before it."""
     intended: bool = False

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 MOST_REMOVED = 50
-OK, UNSUITED, CLIENT_GONE = "ok", "unsuited", "client_gone"
+OK, CLIENT_GONE = "ok", "client_gone"
+NOT_ASKED = ("unsuited", "skipped")
 
 
 def decision_of(x: Exchange) -> Decision:
@@ -59,10 +60,8 @@ def tried(x: Exchange) -> Tried:
     """The attempt under way, or just over, as its line in the list of attempts."""
     if x.failure is not None:
         result = x.failure.failure_class.value
-    elif x.outcome is Outcome.REJECTED:
-        result = UNSUITED
     else:
-        result = CLIENT_GONE if x.outcome is Outcome.CLIENT_GONE else OK
+        result = x.passed_over or (CLIENT_GONE if x.outcome is Outcome.CLIENT_GONE else OK)
     return Tried(
         deployment=x.deployment.name,
         connection=x.deployment.connection.name,
