@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 import uvloop
 
-from services.cli import manage
+from services.cli import health, manage
 from services.cli.connect import connect
 from services.cli.matrix import matrix
 from services.cli.request import request
@@ -79,6 +79,8 @@ main.add_command(connect)
 main.add_command(matrix)
 main.add_command(request)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
+    main.add_command(command)
+for command in (health.health, health.unlock, health.reset):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from hiredis import ReplyError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,14 +25,16 @@ from shared.admission.restore import Restore
 from shared.admission.seeding import Seeder
 from shared.clock import SystemClock
 from shared.domain.catalogue import Connection
+from shared.domain.health import MarkState
 from shared.domain.limits import Budget
 from shared.domain.usage import UsageEvent, encode_event
 from shared.flow.exchange import Gateway
 from shared.providers import registry
+from shared.routing.breaker import profile
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
-from shared.store.redis import Lane, client
+from shared.store.redis import Lane, RedisUnavailable, client
 from shared.store.responses import Responses
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
@@ -40,7 +43,7 @@ from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.guard import check_address
-from shared.upstream.health.health import Health
+from shared.upstream.health import Health
 from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,8 @@ class Node:
     streams: LiveStreams
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
+    redis: Redis
+    health: Health
 
 
 @asynccontextmanager
@@ -79,10 +84,10 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         await watch.start()
         presence = Presence(redis, node_id)
         metrics = Metrics()
-        health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
         degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
+        health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
         gateway = Gateway(
             node=node_id,
             settings=settings,
@@ -100,10 +105,12 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis, health)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
+        with suppress(RedisUnavailable, ReplyError):  # or the first calls would go to what is known to be down
+            await health.look()
         resend, reap = senders(redis)
         tasks += [
             asyncio.ensure_future(work)
@@ -172,7 +179,14 @@ def built_in(settings: Settings) -> tuple[Connection, ...]:
         return ()
     root = settings.simulator_url.removesuffix("/v1")
     return tuple(
-        Connection(connection_id=f"conn_{name}", name=name, provider=name, prefix=name, base_url=f"{root}{path}")
+        Connection(
+            connection_id=f"conn_{name}",
+            name=name,
+            provider=name,
+            prefix=name,
+            base_url=f"{root}{path}",
+            profile=profile(root, {}),
+        )
         for name, path in SIMULATED.items()
     )
 
@@ -184,3 +198,12 @@ def measure(metrics: Metrics, node: Node, wal: Wal) -> None:
     metrics.gauge("waystation_redis_up", "1 while admissions go through Redis.", lambda: 1.0 if node.lane.up else 0.0)
     metrics.gauge("waystation_usage_unconfirmed_events", "Events of this node not known to be in Postgres.", wal.backlog)
     metrics.gauge("waystation_configuration_epoch", "Epoch of the snapshot.", lambda: node.watch.snapshot.epoch)
+
+    def marked(*states: MarkState) -> Callable[[], float]:
+        return lambda: sum(mark.state in states for mark in node.health.marks.values())
+
+    breakers = marked(MarkState.OPEN, MarkState.HALF_OPEN)
+    metrics.gauge("waystation_breakers_open", "Deployments that are open or half-open, as this node knows.", breakers)
+    cooling, locked = marked(MarkState.COOLING), marked(MarkState.LOCKED)
+    metrics.gauge("waystation_connections_cooling", "Connections that cool down after a 429.", cooling)
+    metrics.gauge("waystation_connections_locked", "Connections whose credential or account was refused.", locked)

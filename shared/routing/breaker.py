@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -366,6 +368,12 @@ def _backed_off_ms(first_s: float, longest_s: float, times: int, chance: float) 
 
 def _half_ms(profile: Profile) -> int:
     return max(1, int(profile.window_s * 500))
+
+
+def profile(base_url: str, settings: Mapping[str, Any]) -> Profile:
+    """A connection's: the kind that it names, or that follows from where it leads, with what it sets otherwise."""
+    numbers = {name: value for name, value in settings.items() if name != "kind"}
+    return msgspec.structs.replace(PROFILES[ProfileKind(settings.get("kind") or profile_kind(base_url))], **numbers)
 
 
 def profile_kind(base_url: str) -> ProfileKind:

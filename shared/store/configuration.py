@@ -11,6 +11,7 @@ from shared.domain.catalogue import Connection, Model, Params
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.domain.money import Price
+from shared.routing.breaker import profile
 from shared.store import keys
 
 
@@ -104,6 +105,7 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
             models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
             params=msgspec.convert(r.params, Params),
             **r.timeouts,
+            profile=profile(r.base_url, r.settings.get("profile", {})),
         )
         for r in rows
     )

@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shared.domain.catalogue import Capability, Params
+from shared.domain.health import ProfileKind
 from shared.domain.limits import Mode, Period
 from shared.domain.money import Price, usd_to_nano
 from shared.routing.aliases import fault
@@ -103,6 +104,20 @@ def _model(value: object) -> object:
     return {"id": value} if isinstance(value, str) else value
 
 
+class ProfileEntry(Strict):
+    """What is left out is the kind's (shared/domain/health.py)."""
+
+    kind: ProfileKind | None = None
+    failures: Annotated[float, Field(ge=1, le=1000)] | None = None
+    error_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    least_calls: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    window_s: Annotated[float, Field(ge=1, le=600)] | None = None
+    open_s: Seconds | None = None
+    longest_open_s: Seconds | None = None
+    cooldown_s: Seconds | None = None
+    longest_cooldown_s: Seconds | None = None
+
+
 class ConnectionEntry(Strict):
     name: Name
     provider: str
@@ -116,6 +131,7 @@ class ConnectionEntry(Strict):
     connect_timeout_s: Seconds | None = None
     first_byte_timeout_s: Seconds | None = None
     idle_timeout_s: Seconds | None = None
+    profile: ProfileEntry | None = None
 
 
 class Scoped(Strict):

@@ -76,6 +76,7 @@ def exported() -> dict[str, str]:
         streams=(),
         lane=SimpleNamespace(up=True),
         watch=SimpleNamespace(snapshot=SimpleNamespace(epoch=1)),
+        health=SimpleNamespace(marks={}),
     )
     measure(metrics, cast(Any, node), cast(Any, SimpleNamespace(backlog=lambda: 0)))
     text = metrics.render()[0].decode()
@@ -143,6 +144,7 @@ def test_every_key_of_the_document_is_named() -> None:
     text = (ROOT / "docs" / "providers.md").read_text()
     for entry in (
         document.ConnectionEntry,
+        document.ProfileEntry,
         document.ModelEntry,
         document.LimitEntry,
         document.BudgetEntry,

@@ -168,10 +168,10 @@ async def test_an_account_without_credit_is_locked_and_tried_again(redis_url: st
         assert await two.health.claim(lab) is None
         await until(lambda: two.standing(lab) == "half_open_due")
         claimed = [await node.health.claim(lab) for node in (one, two)]
-        (probe,) = [probe for probe in claimed if probe is not None]
-        assert (probe.breaker, probe.lock is not None) == (None, True)
-        node = one if claimed[0] is probe else two
-        node.health.report(lab, empty, probe=probe)
+        (granted,) = [probe for probe in claimed if probe is not None]
+        assert (granted.breaker, granted.lock is not None) == (None, True)
+        node = one if claimed[0] is granted else two
+        node.health.report(lab, empty, probe=granted)
         await until(lambda: {one.standing(lab), two.standing(lab)} == {"locked"})
         await until(lambda: two.standing(lab) == "half_open_due")
         probe = await two.health.claim(lab)

@@ -90,6 +90,9 @@ class Cluster:
                     await self._listen(channel)
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(RETRY_S)
+            except Exception:  # without this a node would know nothing of the others any more
+                log.exception("health's channel cannot be read")
+                await asyncio.sleep(POLL_S)
 
     async def _listen(self, channel: Any) -> None:
         looked_s = 0.0  # the first message is the subscription's own: whatever changes after it is heard
