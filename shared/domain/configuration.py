@@ -9,6 +9,7 @@ import msgspec
 from shared.domain.catalogue import Connection, Model
 from shared.domain.limits import Budget, Limit
 from shared.domain.money import Price
+from shared.domain.proxy import ProxyRow
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -41,3 +42,4 @@ class Configuration(msgspec.Struct, frozen=True):
     """Name or pattern → `prefix/model`."""
     fallbacks: Mapping[str, tuple[str, ...]] = {}
     """`prefix/model` or `*` → the models to go on with."""
+    proxies: tuple[ProxyRow, ...] = ()

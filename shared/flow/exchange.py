@@ -34,6 +34,7 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
+from shared.upstream.proxies import Proxies
 from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
@@ -106,6 +107,7 @@ class Gateway:
     media: Transport
     """For URLs that clients name: guarded."""
     credentials: Credentials
+    proxies: Proxies
     responses: Responses
     metrics: Metrics
     tracer: Tracer

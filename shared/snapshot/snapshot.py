@@ -13,9 +13,11 @@ from shared.domain.catalogue import Connection, Deployment, Model, Provider
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Scope
 from shared.domain.money import Price
+from shared.domain.proxy import ProxyRow
 from shared.domain.tenancy import Principal
 from shared.routing.aliases import Aliases
 from shared.routing.plan import chain_of, plan
+from shared.routing.proxies import ProxyTable
 
 MOST_NAMES = 20_000
 
@@ -49,8 +51,10 @@ class Snapshot:
         added: Mapping[str, Mapping[str, Model]] | None = None,
         aliases: Mapping[str, str] | None = None,
         fallbacks: Mapping[str, Sequence[str]] | None = None,
+        proxies: Iterable[ProxyRow] = (),
     ) -> None:
         self.epoch = epoch
+        self.proxies = ProxyTable(proxies)
         self.key_rows = keys
         self._limits = _by_scope(limits)
         self._budgets = _by_scope(budgets)
@@ -211,6 +215,7 @@ def build(
         configuration.models,
         configuration.aliases,
         configuration.fallbacks,
+        configuration.proxies,
     )
 
 
