@@ -436,3 +436,11 @@ async def test_a_burst_through_a_proxy_is_a_tunnel_each_and_leaves_nothing(sessi
             if not proxy.open:
                 break
         assert (proxy.open, session.sockets) == (0, 0)
+
+
+async def test_a_tunnel_that_the_proxy_closed_meanwhile_is_dug_again(session: Session) -> None:
+    async with scripted(OK) as provider, proxying("http") as proxy:
+        for _ in range(3):
+            await (await session.send(via(post(provider.url), proxy.url))).read(LIMIT)
+            proxy.hang_up()
+        assert (proxy.connections, len(provider.requests)) == (3, 3)

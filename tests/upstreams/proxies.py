@@ -50,14 +50,20 @@ class Proxying:
     forwarded: list[bytes] = field(default_factory=list)
     """Heads of requests with a whole URL."""
     refused: int = 0
-    passed: bytearray = field(default_factory=bytearray)
+    passed: bytearray = field(default_factory=bytearray, repr=False)
     """What clients sent into tunnels."""
     open: int = 0
+    clients: set[asyncio.StreamWriter] = field(default_factory=set, repr=False)
 
     @property
     def url(self) -> str:
         who = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@" if self.user else ""
         return f"{self.scheme}://{who}{self.host}:{self.port}"
+
+    def hang_up(self) -> None:
+        """End every connection, tunnels that are kept included."""
+        for writer in list(self.clients):
+            writer.transport.abort()
 
     @property
     def host(self) -> str:
@@ -84,12 +90,14 @@ async def proxying(
         tasks.add(task)
         seen.connections += 1
         seen.open += 1
+        seen.clients.add(writer)
         try:
             await _serve(seen, reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             seen.open -= 1
+            seen.clients.discard(writer)
             tasks.discard(task)
             writer.transport.abort()
 
