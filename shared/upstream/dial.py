@@ -33,16 +33,10 @@ NEXT_ADDRESS_AFTER_S = 0.5
 ADDRESSES_LIVE_S = 10.0
 
 
-class ChannelOf(Protocol):
-    """Makes the channel that an open connection is for."""
-
-    def __call__(self, kind: type[Channel] = ..., /) -> Channel: ...
-
-
 class Dials(Protocol):
     """What a pool wants: straight to the origin (Dialler) or through a proxy (tunnel.py)."""
 
-    async def channel(self, make: ChannelOf) -> Channel:
+    async def open(self, factory: Callable[[], Channel]) -> Channel:
         """Raises NothingSent (EgressDenied, ProxyFailed). The caller bounds the time."""
         ...
 
@@ -57,9 +51,6 @@ class Dialler:
         self._tls = tls
         self._addresses: asyncio.Task[list[Address]] | None = None
         self._stale_after_s = 0.0
-
-    async def channel(self, make: ChannelOf) -> Channel:
-        return await self.open(make)
 
     async def addresses(self) -> list[Address]:
         """All that the name has, each past the guard. Raises EgressDenied, OSError."""

@@ -40,11 +40,7 @@ class Line(Protocol):
 
 
 class Refuses(ProxyFailed):
-    """The proxy will not connect to this target. `status` is HTTP's; 0 with SOCKS5."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
+    """The proxy will not connect to this target."""
 
 
 class Unreachable(NothingSent):
@@ -54,7 +50,7 @@ class Unreachable(NothingSent):
 async def connect(line: Line, proxy: Proxy, host: str, port: int) -> None:
     """Raises ProxyFailed (Refuses), Unreachable, OSError."""
     target = f"{bracketed(host)}:{port}"
-    line.write(f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n".encode() + authorisation(proxy) + b"\r\n")
+    line.write(f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n".encode() + _authorisation(proxy) + b"\r\n")
     status = 100
     while status < 200:
         answer = await line.head()
@@ -67,12 +63,12 @@ async def connect(line: Line, proxy: Proxy, host: str, port: int) -> None:
     if status in PROVIDER_AWAY:
         raise Unreachable(f"proxy {proxy.place} cannot connect to {target}: {status} {STATUSES[status]}")
     if status >= 300:
-        raise Refuses(
-            f"proxy {proxy.place} refuses to connect to {target}: {status} {STATUSES.get(status, '')}".rstrip(), status
-        )
+        why = f"{status} {STATUSES.get(status, '')}".rstrip()
+        hint = "; it may allow CONNECT to port 443 only" if status in (403, 405) and port != 443 else ""
+        raise Refuses(f"proxy {proxy.place} refuses to connect to {target}: {why}{hint}")
 
 
-def authorisation(proxy: Proxy) -> bytes:
+def _authorisation(proxy: Proxy) -> bytes:
     """The line that says who we are (RFC 7617), if anything does."""
     if not proxy.user:
         return b""

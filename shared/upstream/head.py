@@ -91,14 +91,6 @@ class Head:
         more._lines = self._lines + _encode(headers)
         return more
 
-    def absolute(self, lines: bytes) -> Head:
-        """The same head as a proxy that forwards wants it: with its whole URL (RFC 9112 §3.2.2), and `lines` for the proxy."""
-        more = Head.__new__(Head)
-        more.method, more.origin, more.target = self.method, self.origin, self.target
-        _, _, rest = self._lines.partition(b"\r\n")
-        more._lines = f"{self.method} {self.origin}{self.target} HTTP/1.1\r\n".encode() + lines + rest
-        return more
-
     def wire(self, body_bytes: int) -> bytes:
         """The head as it travels, for a body of so many bytes."""
         if body_bytes or self.method in ("POST", "PUT", "PATCH"):

@@ -152,7 +152,7 @@ class Pool:
         self._dialling += 1
         channel: Channel | None = None
         try:
-            channel = await self._dialler.channel(self._made_for)
+            channel = await self._dialler.open(lambda: Channel(self, self._loop))
         finally:
             self._dialling -= 1
             if channel is None and self._waiting:
@@ -161,9 +161,6 @@ class Pool:
             channel.abort()
             raise NothingSent("the connection was closed as soon as it was open")
         return channel
-
-    def _made_for(self, kind: type[Channel] = Channel, /) -> Channel:
-        return kind(self, self._loop)
 
     async def _turn(self) -> None:
         waiter = self._loop.create_future()

@@ -3,9 +3,9 @@
 What comes out is a channel like any other: TLS to the origin runs inside the tunnel (and inside TLS to the proxy, where
 its URL says https), so a proxy sees where calls go and never what they say. Both event loops can do TLS in TLS.
 
-Plain http goes through CONNECT too, so that no proxy parses, stores or repeats calls, and its own credentials never stand
-beside a provider's. Where a proxy allows that for port 443 only (Squid as it is installed), it gets the request itself,
-with its whole URL, to forward.
+Plain http goes through CONNECT too, and a proxy that refuses that is an error. Forwarding (a request with its whole URL) was
+tried and dropped: the proxy's own answers are then taken for the provider's, so that its 403 condemns a credential, its 407
+and its error pages become a provider's failure, and a call that never reached a model is booked as if it had.
 
 With a guard the proxy is given an address that we resolved and checked, never the name: it would resolve the name itself,
 perhaps to a private address on its side of the network that nobody here ever sees. A proxy that wants names, or a network
@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
-
-import msgspec
 
 from shared.domain.proxy import Proxy
 from shared.upstream import handshake
 from shared.upstream.channel import Channel
-from shared.upstream.dial import ChannelOf, Dialler, Guard, words
+from shared.upstream.dial import Dialler, Guard, words
 from shared.upstream.handshake import MOST_BYTES, Refuses, Unreachable
 from shared.upstream.head import Origin
-from shared.upstream.transport import NothingSent, ProxyFailed, UpstreamRequest
+from shared.upstream.transport import NothingSent, ProxyFailed
 
 MOST_ADDRESSES = 4
 """Of a guarded name: so many are tried, one after the other, within the connect deadline."""
@@ -49,12 +48,10 @@ class Tunneller:
         self._name = f"proxy {proxy.place}"
         self._to_proxy = Dialler(Origin(proxy.scheme, proxy.host, proxy.port), None, proxy_tls, self._name)
         self._checked = None if guard is None else Dialler(origin, guard, None)
-        self._forwards = False
-        """The proxy would not open a tunnel to this plain http origin."""
 
-    async def channel(self, make: ChannelOf) -> Channel:
+    async def open(self, factory: Callable[[], Channel]) -> Channel:
         if self._checked is None:
-            return await self._through(self._origin.host, make)
+            return await self._through(self._origin.host, factory)
         try:
             addresses = await self._checked.addresses()
         except OSError as error:
@@ -63,35 +60,24 @@ class Tunneller:
         refused: NothingSent = NothingSent(f"cannot connect to {self._origin}: its name has no address")
         for _, address in addresses[:MOST_ADDRESSES]:
             try:
-                return await self._through(str(address[0]), make)
+                return await self._through(str(address[0]), factory)
             except (Refuses, Unreachable) as error:
                 refused = error
         raise refused
 
-    async def _through(self, host: str, make: ChannelOf) -> Channel:
+    async def _through(self, host: str, factory: Callable[[], Channel]) -> Channel:
         opening = await self._reach()
         try:
-            if self._forwards:
-                return opening.become(make(Forwarded), self._proxy)
             await self._ask(opening, host)
             if self._tls is not None:
                 await opening.secure(self._tls, self._origin.host)
-            return opening.become(make(), self._proxy)
-        except Refuses as error:
+            return opening.become(factory())
+        except BaseException as error:
             opening.abort()
-            plain = self._proxy.scheme != "socks5" and self._tls is None and self._checked is None
-            if plain and error.status in (400, 403, 405, 501):
-                self._forwards = True
-                return await self._through(host, make)
-            raise
-        except ssl.SSLCertVerificationError as error:
-            opening.abort()
-            raise NothingSent(f"cannot trust {self._origin} through {self._name}: {error.verify_message}") from None
-        except OSError as error:
-            opening.abort()
-            raise NothingSent(f"cannot connect to {self._origin} through {self._name}: {words(error)}") from None
-        except BaseException:
-            opening.abort()
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise NothingSent(f"cannot trust {self._origin} through {self._name}: {error.verify_message}") from None
+            if isinstance(error, OSError):
+                raise NothingSent(f"cannot connect to {self._origin} through {self._name}: {words(error)}") from None
             raise
 
     async def _reach(self) -> Opening:
@@ -159,12 +145,10 @@ class Opening(asyncio.Protocol):
             raise ConnectionResetError("the connection ended")
         self._transport = made
 
-    def become(self, channel: Channel, proxy: Proxy) -> Channel:
+    def become(self, channel: Channel) -> Channel:
         """Hand the connection over. Raises OSError, ProxyFailed."""
         self._sound()
         assert self._transport is not None
-        if isinstance(channel, Forwarded):
-            channel.lines = handshake.authorisation(proxy)
         self._transport.set_protocol(channel)
         channel.connection_made(self._transport)
         return channel
@@ -220,13 +204,3 @@ class Opening(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-
-
-class Forwarded(Channel):
-    """To a proxy that forwards requests to a plain http origin by itself."""
-
-    __slots__ = ("lines",)
-    lines: bytes
-
-    def begin(self, request: UpstreamRequest) -> asyncio.Future[Any]:
-        return super().begin(msgspec.structs.replace(request, head=request.head.absolute(self.lines)))

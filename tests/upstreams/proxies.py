@@ -1,4 +1,4 @@
-"""Proxies to send calls through: HTTP (CONNECT, and forwarding of plain http) and SOCKS5, over TCP or TLS, with faults."""
+"""Proxies to send calls through: HTTP CONNECT over TCP or TLS, and SOCKS5, with faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from ssl import SSLContext
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 
 @dataclass
@@ -47,8 +47,6 @@ class Proxying:
     connections: int = 0
     targets: list[str] = field(default_factory=list)
     """`host:port` of every tunnel, as asked."""
-    forwarded: list[bytes] = field(default_factory=list)
-    """Heads of requests with a whole URL."""
     refused: int = 0
     passed: bytearray = field(default_factory=bytearray, repr=False)
     """What clients sent into tunnels."""
@@ -136,14 +134,7 @@ async def _http(seen: Proxying, reader: asyncio.StreamReader, writer: asyncio.St
             writer.write(b'HTTP/1.1 407 Nope\r\nproxy-authenticate: Basic realm="x"\r\ncontent-length: 0\r\n\r\n')
             await writer.drain()
             return
-    if method != "CONNECT":
-        seen.forwarded.append(head)
-        host, port = urlsplit(target).hostname or "", urlsplit(target).port or 80
-        rest = f"{method} {urlsplit(target).path} HTTP/1.1\r\n" + "\r\n".join(
-            line for line in lines[1:] if not line.lower().startswith("proxy-")
-        )
-        await _splice(seen, host, port, reader, writer, first=rest.encode("latin-1"))
-        return
+    assert method == "CONNECT"
     host, _, port_text = target.rpartition(":")
     if seen.faults.only_ports and int(port_text) not in seen.faults.only_ports:
         seen.refused += 1
@@ -198,7 +189,6 @@ async def _splice(
     *,
     answer: bytes = b"",
     failed: bytes = b"",
-    first: bytes = b"",
 ) -> None:
     try:
         there, back = await asyncio.open_connection(seen.hosts.get(host, host), port)
@@ -207,7 +197,6 @@ async def _splice(
         await writer.drain()
         return
     await _say(seen, writer, answer)
-    back.write(first)
     passed_back = 0
 
     async def out() -> None:
