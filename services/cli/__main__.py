@@ -13,6 +13,7 @@ import uvloop
 from services.cli import health, manage
 from services.cli.connect import connect
 from services.cli.matrix import matrix
+from services.cli.proxy import proxy
 from services.cli.request import request
 from services.cli.say import guarded, json_option, settings_here
 from services.cli.up import up
@@ -78,6 +79,7 @@ main.add_command(up)
 main.add_command(connect)
 main.add_command(matrix)
 main.add_command(request)
+main.add_command(proxy)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
     main.add_command(command)
 for command in (health.health, health.unlock, health.reset):

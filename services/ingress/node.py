@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -31,6 +32,7 @@ from shared.domain.usage import UsageEvent, encode_event
 from shared.flow.exchange import Gateway
 from shared.providers import registry
 from shared.routing.breaker import profile
+from shared.routing.proxies import read_environment
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
@@ -44,6 +46,7 @@ from shared.telemetry.trace import tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.guard import check_address
 from shared.upstream.health import Health
+from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
             credentials=Credentials(vault),
             health=health,
+            proxies=Proxies(vault, read_environment(os.environ)),
             responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,
             tracer=tracer(settings.otlp_endpoint, node_id),

@@ -10,6 +10,7 @@ from shared.domain.catalogue import Connection, Model
 from shared.domain.limits import Budget, Limit
 from shared.domain.money import Price
 from shared.domain.policy import KeyPolicy
+from shared.domain.proxy import ProxyRow
 from shared.domain.routing import Choice, Route
 
 
@@ -48,3 +49,4 @@ class Configuration(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...] = ()
     accounts: Mapping[str, Choice] = {}
     """Prefix → how to choose among its connections."""
+    proxies: tuple[ProxyRow, ...] = ()

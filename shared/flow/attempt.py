@@ -12,6 +12,7 @@ from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
 from shared.flow.fetch import fetch
+from shared.flow.leave import proxy_of
 from shared.providers.failure import classify, consequence, in_own_words
 from shared.store.wal import WalFull
 from shared.upstream.transport import (
@@ -120,7 +121,7 @@ def encode(x: Exchange) -> UpstreamRequest:
     if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
         endpoint += "_stream"
     same = arrival.wire_format is deployment.provider.wire_format
-    return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
+    return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else (), proxy_of(x))
 
 
 def first_step(x: Exchange) -> UpstreamRequest:
@@ -129,7 +130,7 @@ def first_step(x: Exchange) -> UpstreamRequest:
     assert isinstance(bridge, Passthrough | Transcription)
     x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call, f"waystation-{token_hex(16)}")
     x.bridge = bridge
-    return x.gateway.credentials.step(x.deployment, x.step)
+    return x.gateway.credentials.step(x.deployment, x.step, proxy_of(x))
 
 
 def translating(x: Exchange, operation: str) -> Bridge:

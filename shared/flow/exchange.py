@@ -39,6 +39,7 @@ from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.health.health import Health, Probe
 from shared.upstream.load import Load
+from shared.upstream.proxies import Proxies
 from shared.upstream.transport import Transport
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
@@ -114,6 +115,7 @@ class Gateway:
     """For URLs that clients name: guarded."""
     credentials: Credentials
     health: Health
+    proxies: Proxies
     responses: Responses
     metrics: Metrics
     tracer: Tracer

@@ -14,12 +14,14 @@ from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Scope
 from shared.domain.money import Price
 from shared.domain.policy import KeyPolicy
+from shared.domain.proxy import ProxyRow
 from shared.domain.routing import Choice, Route
 from shared.domain.tenancy import Principal
 from shared.routing.aliases import Aliases
 from shared.routing.eligible import allowed, key_rules
 from shared.routing.plan import MOST_ATTEMPTS, chain_of
 from shared.routing.pool import FILL_FIRST, Group, Pool, Section
+from shared.routing.proxies import ProxyTable
 
 MOST_NAMES = 20_000
 
@@ -56,8 +58,10 @@ class Snapshot:
         fallbacks: Mapping[str, Sequence[str]] | None = None,
         routes: Iterable[Route] = (),
         accounts: Mapping[str, Choice] | None = None,
+        proxies: Iterable[ProxyRow] = (),
     ) -> None:
         self.epoch = epoch
+        self.proxies = ProxyTable(proxies)
         self.key_rows = keys
         self._limits = _by_scope(limits)
         self._budgets = _by_scope(budgets)
@@ -278,6 +282,7 @@ def build(
         configuration.fallbacks,
         configuration.routes,
         configuration.accounts,
+        configuration.proxies,
     )
 
 

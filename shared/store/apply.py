@@ -20,7 +20,7 @@ from shared.domain.catalogue import Model, Params, Provider
 from shared.domain.configuration import Configuration
 from shared.domain.identity import new_id
 from shared.domain.limits import Budget, Limit, Scope
-from shared.store import tenants
+from shared.store import proxies, tenants
 from shared.store.configuration import load
 from shared.store.document import (
     BudgetEntry,
@@ -53,12 +53,12 @@ def resolve_secret(reference: str) -> str:
     if kind == "env":
         value = os.environ.get(rest, "")
         if not value:
-            raise DocumentError(f"api_key env:{rest}: the variable is not set here")
+            raise DocumentError(f"env:{rest}: the variable is not set here")
         return value
     try:
         return Path(rest).expanduser().read_text().strip()
     except OSError as error:
-        raise DocumentError(f"api_key file:{rest}: {error.strerror}") from None
+        raise DocumentError(f"file:{rest}: {error.strerror}") from None
 
 
 async def apply_document(
@@ -82,6 +82,7 @@ async def apply_document(
         await applying.prices(document.prices)
         await applying.aliases(document.aliases)
         await applying.fallbacks(document.fallbacks)
+        applying.lines += await proxies.put(connection, vault, document.proxies, current, providers, secret)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()

@@ -11,6 +11,7 @@ from shared.domain.catalogue import Connection, Model, Params
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.domain.money import Price
+from shared.domain.proxy import Level, ProxyRow
 from shared.routing.breaker import profile
 from shared.store import keys
 
@@ -41,6 +42,7 @@ async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:
                 models=await _models(connection),
                 aliases=await _aliases(connection),
                 fallbacks=await _fallbacks(connection),
+                proxies=await _proxies(connection),
             )
 
 
@@ -124,6 +126,11 @@ async def _aliases(connection: AsyncConnection) -> dict[str, str]:
 
 async def _fallbacks(connection: AsyncConnection) -> dict[str, tuple[str, ...]]:
     return {row.name: tuple(row.targets) for row in await connection.execute(text("SELECT name, targets FROM fallbacks"))}
+
+
+async def _proxies(connection: AsyncConnection) -> tuple[ProxyRow, ...]:
+    rows = await connection.execute(text("SELECT scope, name, sealed_url, version FROM proxies"))
+    return tuple(ProxyRow(Level(r.scope), r.name, bytes(r.sealed_url), r.version) for r in rows)
 
 
 async def _prices(connection: AsyncConnection) -> dict[str, Price]:

@@ -16,6 +16,7 @@ from shared.domain.catalogue import Capability, Params
 from shared.domain.health import ProfileKind
 from shared.domain.limits import Mode, Period
 from shared.domain.money import Price, usd_to_nano
+from shared.domain.proxy import read_proxy
 from shared.routing.aliases import fault
 from shared.wire.params import guarded
 
@@ -34,6 +35,15 @@ def _usd(value: object) -> int:
 def _secret_reference(value: str) -> str:
     if re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value) is None:
         raise ValueError("must be env:NAME or file:PATH, never the secret itself")
+    return value
+
+
+def _proxy_reference(value: str) -> str:
+    if value.startswith(("env:", "file:")):
+        return _secret_reference(value)
+    if "@" in value:
+        raise ValueError("holds a user or password: write env:NAME or file:PATH, which holds the URL")
+    read_proxy(value)
     return value
 
 
@@ -187,6 +197,20 @@ class OrganisationEntry(Strict):
     teams: tuple[Name, ...] = ()
 
 
+ProxyReference = Annotated[str, AfterValidator(_proxy_reference)]
+
+
+class ProxiesEntry(Strict):
+    """By which network proxy calls leave; null takes one away. `direct`: by none, whatever the levels below say."""
+
+    global_: ProxyReference | None = Field(default=None, alias="global")
+    providers: dict[str, ProxyReference | None] = {}
+    connections: dict[str, ProxyReference | None] = {}
+    routes: dict[str, ProxyReference | None] = {}
+    keys: dict[str, ProxyReference | None] = {}
+    """A key is its id or name."""
+
+
 class Document(Strict):
     organisations: tuple[OrganisationEntry, ...] = ()
     connections: tuple[ConnectionEntry, ...] = ()
@@ -197,6 +221,7 @@ class Document(Strict):
     """Null takes one away."""
     fallbacks: dict[str, tuple[Name, ...] | None] = {}
     """Null takes one away."""
+    proxies: ProxiesEntry = ProxiesEntry()
 
     @model_validator(mode="after")
     def sound_aliases(self) -> Document:

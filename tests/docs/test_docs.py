@@ -27,7 +27,7 @@ from shared.wire.openai_chat import ERRORS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENT_KEYS = ("organisations", "connections", "limits", "budgets", "prices")
+DOCUMENT_KEYS = ("organisations", "connections", "limits", "budgets", "prices", "proxies")
 SUFFIXES = {"histogram": ("", "_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 
 
@@ -152,6 +152,15 @@ def test_every_key_of_the_document_is_named() -> None:
     ):
         for name in entry.model_fields:
             assert f"`{name}`" in text, name
+
+
+def test_every_level_of_the_proxies_is_named() -> None:
+    from shared.store.document import ProxiesEntry
+
+    listed = [row[1] for row in rows("proxies.md") if len(row) == 3]
+    assert {name.rstrip("_") for name in ProxiesEntry.model_fields} | {"HTTPS_PROXY"} == {
+        re.findall(r"\w+", cell)[0] for cell in listed
+    }
 
 
 def test_the_catalogue_is_listed() -> None:

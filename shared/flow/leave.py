@@ -1,0 +1,21 @@
+"""Leave: by which network proxy a call goes out; nearly always by none, and then nothing is looked up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.domain.proxy import Proxy
+from shared.upstream.head import Origin
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange
+
+
+def proxy_of(x: Exchange, route: str = "") -> Proxy | None:
+    """For the attempt under way. `route`: the one that it came by. Raises ProxyFailed."""
+    return x.gateway.proxies.of_call(x.snapshot.proxies, x.key.principal.key_id, route, x.deployment.connection)
+
+
+def proxy_of_url(x: Exchange, origin: Origin, route: str = "") -> Proxy | None:
+    """For a URL in the call. Raises ProxyFailed."""
+    return x.gateway.proxies.of_url(x.snapshot.proxies, x.key.principal.key_id, route, origin)
