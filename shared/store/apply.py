@@ -20,7 +20,7 @@ from shared.domain.catalogue import Model, Params, Provider
 from shared.domain.configuration import Configuration
 from shared.domain.identity import new_id
 from shared.domain.limits import Budget, Limit, Scope
-from shared.store import tenants
+from shared.store import routes, tenants
 from shared.store.configuration import load
 from shared.store.document import (
     BudgetEntry,
@@ -82,6 +82,8 @@ async def apply_document(
         await applying.prices(document.prices)
         await applying.aliases(document.aliases)
         await applying.fallbacks(document.fallbacks)
+        applying.lines += await routes.apply(connection, document, current, providers)
+        applying.lines += await routes.apply_policies(connection, document.keys, epoch)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()
@@ -250,6 +252,8 @@ class Applying:
                     context_tokens=model.context_tokens,
                     max_output_tokens=model.max_output_tokens,
                     capabilities=frozenset(model.capabilities),
+                    described=model.described,
+                    quantization=model.quantization,
                     params=Params(model.drop_params, model.set_params),
                 )
             )
@@ -263,6 +267,7 @@ class Applying:
             "models": models,
             "timeouts": timeouts,
             "params": msgspec.to_builtins(Params(entry.drop_params, entry.set_params)),
+            "settings": {} if entry.data_policy is None else {"data_policy": msgspec.to_builtins(entry.data_policy.policy())},
         }
 
     async def _put_connection(self, entry: ConnectionEntry, row: dict[str, Any]) -> None:
@@ -285,11 +290,11 @@ class Applying:
         await self._db.execute(
             text(
                 "INSERT INTO connections (id, name, provider, prefix, base_url, organisation_id, models, timeouts, params, "
-                "sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, :organisation_id, "
-                ":models, :timeouts, :params, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
+                "settings, sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, "
+                ":organisation_id, :models, :timeouts, :params, :settings, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
                 "provider = excluded.provider, prefix = excluded.prefix, base_url = excluded.base_url, "
                 "organisation_id = excluded.organisation_id, models = excluded.models, timeouts = excluded.timeouts, "
-                "params = excluded.params, sealed_credential = excluded.sealed_credential, "
+                "params = excluded.params, settings = excluded.settings, sealed_credential = excluded.sealed_credential, "
                 "credential_version = excluded.credential_version"
             ),
             row
@@ -299,6 +304,7 @@ class Applying:
                 "models": json.dumps(row["models"]),
                 "timeouts": json.dumps(row["timeouts"]),
                 "params": json.dumps(row["params"]),
+                "settings": json.dumps(row["settings"]),
                 "sealed": sealed,
                 "version": version,
             },
