@@ -12,6 +12,7 @@ import uvloop
 
 from services.cli import manage
 from services.cli.connect import connect
+from services.cli.explain import explain
 from services.cli.matrix import matrix
 from services.cli.say import guarded, json_option, settings_here
 from services.cli.up import up
@@ -75,6 +76,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 main.add_command(up)
 main.add_command(connect)
+main.add_command(explain)
 main.add_command(matrix)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
     main.add_command(command)

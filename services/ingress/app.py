@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.ingress import account, counting, health, inference, models, provider_models, responses
+from services.ingress import account, counting, explain, health, inference, models, provider_models, responses
 from services.ingress.connection import check_head
 from services.ingress.node import Node
 from services.ingress.refusals import refusal_response
@@ -53,6 +53,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
         "POST": provider_models.add,
         "DELETE": provider_models.remove,
     },
+    "/api/explain": {"POST": explain.explain},
     "/livez": {"GET": health.livez},
     "/readyz": {"GET": health.readyz},
     "/metrics": {"GET": health.metrics},
