@@ -1,7 +1,7 @@
 """`waystation explain`: which deployments a call would go to, in order, and why no other.
 
-Without `--at` the plan is made here, from the configuration alone: what nodes have seen of health and load is theirs. With it the
-node at that URL is asked, which needs an administrator's key in WAYSTATION_KEY (or the key that the question is about).
+Without `--at` the plan is made here, from the configuration alone: what nodes have seen of health and load is theirs. With it
+the node at that URL is asked, which needs an administrator's key in WAYSTATION_KEY (or the key that the question is about).
 """
 
 from __future__ import annotations
