@@ -12,6 +12,7 @@ import uvloop
 
 from services.cli import health, manage
 from services.cli.connect import connect
+from services.cli.explain import explain
 from services.cli.matrix import matrix
 from services.cli.proxy import proxy
 from services.cli.request import request
@@ -77,6 +78,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 main.add_command(up)
 main.add_command(connect)
+main.add_command(explain)
 main.add_command(matrix)
 main.add_command(request)
 main.add_command(proxy)

@@ -207,6 +207,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         params = self.provider.params.then(self.connection.params).then(self.model.params)
         msgspec.structs.force_setattr(self, "params", params or None)
         msgspec.structs.force_setattr(self, "key", f"{self.connection.connection_id}/{self.model.model_id}")
-        msgspec.structs.force_setattr(self, "name", f"{self.connection.prefix}/{self.model.model_id}")
+        prefix = self.connection.prefix
+        msgspec.structs.force_setattr(self, "name", f"{prefix}/{self.model.model_id}" if prefix else self.model.model_id)
         own, general = self.connection.data_policy, self.provider.data_policy
         msgspec.structs.force_setattr(self, "data_policy", general if own is None else own.over(general))

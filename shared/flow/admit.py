@@ -10,6 +10,8 @@ from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource, encode_event
 from shared.flow.choose import choose, unbounded
+from shared.snapshot.snapshot import KeyEntry
+from shared.wire.openai_chat import ChatCall
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -79,25 +81,31 @@ def ask(x: Exchange) -> Ask:
 
 
 def bounded(x: Exchange, typical_output_tokens: int) -> Quote:
-    """What bounds whichever of the plan answers. Under a hard budget a fallback that nothing bounds leaves the plan: the call
-    would be refused for its sake."""
-    bound, kept = quoted(x, x.deployment, typical_output_tokens), [x.deployment]
-    hard = len(x.plan) > 1 and any(budget.hard for budget in x.key.budgets)
-    for other in x.plan[1:]:
-        quote_of_it = quoted(x, other, typical_output_tokens)
-        if quote_of_it.priced or not hard:
-            bound = dearer(bound, quote_of_it)
-            kept.append(other)
+    """What bounds whichever of the plan answers; those that nothing bounds may leave it."""
+    bound, kept = covered(x.key, x.call, x.body_bytes, x.plan, typical_output_tokens)
     if len(kept) < len(x.plan):
-        x.plan = tuple(kept)
-        x.decision = unbounded(x.decision, x.plan)
+        x.plan, x.decision = kept, unbounded(x.decision, kept)
     return bound
 
 
-def quoted(x: Exchange, deployment: Deployment, typical_output_tokens: int) -> Quote:
-    call = x.call
+def covered(
+    key: KeyEntry, call: ChatCall, body_bytes: int, plan: tuple[Deployment, ...], typical_output_tokens: int
+) -> tuple[Quote, tuple[Deployment, ...]]:
+    """A quote that bounds each of the plan. Under a hard budget a fallback that nothing bounds leaves the plan: the call would
+    be refused for its sake."""
+    bound, kept = quoted(call, body_bytes, plan[0], typical_output_tokens), [plan[0]]
+    hard = len(plan) > 1 and any(budget.hard for budget in key.budgets)
+    for other in plan[1:]:
+        quote_of_it = quoted(call, body_bytes, other, typical_output_tokens)
+        if quote_of_it.priced or not hard:
+            bound = dearer(bound, quote_of_it)
+            kept.append(other)
+    return bound, tuple(kept)
+
+
+def quoted(call: ChatCall, body_bytes: int, deployment: Deployment, typical_output_tokens: int) -> Quote:
     return quote(
-        body_bytes=x.body_bytes,
+        body_bytes=body_bytes,
         messages=call.messages,
         media_urls=call.media.by_reference,
         model=deployment.model,

@@ -6,27 +6,46 @@ is made for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from shared.clock import Clock
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.policy import Preferences
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.routing import plan
-from shared.routing.eligible import of_provider
+from shared.routing.eligible import Health, of_provider
 from shared.routing.plan import MOST_ATTEMPTS, Plan
 from shared.routing.pool import Pool, Removed, joined
 from shared.routing.strategy import Inputs
 from shared.snapshot.snapshot import KeyEntry, Snapshot
+from shared.upstream.load import Load
 from shared.wire.envelope import Envelope
 from shared.wire.needs import read_needs
 from shared.wire.openai_chat import ChatCall
 from shared.wire.preferences import CLIENTS, read_preferences, taken_out, variants_of
 
 if TYPE_CHECKING:
-    from shared.flow.exchange import Exchange, Gateway
+    from shared.flow.exchange import Exchange
+
+
+class Seen(Protocol):
+    """What a node knows of its deployments at the moment; a Gateway is one."""
+
+    @property
+    def load(self) -> Load: ...
+
+    @property
+    def health(self) -> Health | None: ...
+
+    @property
+    def quota_left(self) -> Callable[[Deployment], float | None] | None: ...
+
+    @property
+    def clock(self) -> Clock: ...
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +93,7 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
     return x.decision.candidates
 
 
-def planned(asked: Asked, gateway: Gateway, *, counted: bool = True) -> Plan:
+def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:
     """The decision. `counted` False: a round robin does not move on for it. Raises Refused: a preference that cannot be read
     (400), a name that leads nowhere (404)."""
     name, preferences = preferred(asked)
@@ -83,13 +102,13 @@ def planned(asked: Asked, gateway: Gateway, *, counted: bool = True) -> Plan:
         raise unknown(asked)
     if preferences is not None and preferences.models:
         pool = with_models(asked, pool, preferences.models)
-    load, route = gateway.load, pool.route
+    load, route = seen.load, pool.route
     inputs = Inputs(
         figures=load.figures,
         chance=random,
         turn=load.turn if counted else load.peek,
         needs=read_needs(asked.wire_format, asked.operation, asked.envelope, asked.call),
-        quota_left=gateway.quota_left,
+        quota_left=seen.quota_left,
         most=MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts,
     )
     return plan.decide(
@@ -97,8 +116,8 @@ def planned(asked: Asked, gateway: Gateway, *, counted: bool = True) -> Plan:
         inputs,
         preferences=preferences,
         provider=provider,
-        health=gateway.health,
-        now_s=gateway.clock.now_s(),
+        health=seen.health,
+        now_s=seen.clock.now_s(),
     )
 
 
@@ -145,7 +164,7 @@ def with_models(asked: Asked, first: Pool, names: tuple[str, ...]) -> Pool:
 
 def unknown(asked: Asked) -> Refused:
     name = asked.call.model
-    near = asked.snapshot.suggestions(name, asked.key.principal.organisation_id)
+    near = asked.snapshot.suggestions(name, asked.key.principal.organisation_id, asked.key.policy)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return refuse(
         Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here.{hint} GET /v1/models lists yours.",

@@ -111,6 +111,18 @@ class Snapshot:
         self._entries[public_id] = entry
         return entry
 
+    def anonymous(self, principal: Principal) -> KeyEntry:
+        """A key of that team that nobody has: with the limits and budgets of team and organisation, and no others."""
+        scopes = ((Scope.ORGANISATION, principal.organisation_id), (Scope.TEAM, principal.team_id))
+        return KeyEntry(
+            principal=principal,
+            digests=(),
+            expires_at_s=None,
+            revoked=False,
+            limits=tuple(limit for scope in scopes for limit in self._limits.get(scope, ())),
+            budgets=tuple(budget for scope in scopes for budget in self._budgets.get(scope, ())),
+        )
+
     def budgets_for(self, organisation_id: str, team_id: str, key_id: str) -> tuple[Budget, ...]:
         """Every budget that a call of this key counts against."""
         scopes = ((Scope.ORGANISATION, organisation_id), (Scope.TEAM, team_id), (Scope.KEY, key_id))
@@ -178,9 +190,9 @@ class Snapshot:
         found = ((route, self.pool_for(name, entry)) for name, route in sorted(self._routes.items()))
         return [(route, pool) for route, pool in found if pool is not None and pool.route is route and pool.members]
 
-    def suggestions(self, name: str, organisation_id: str) -> list[str]:
+    def suggestions(self, name: str, organisation_id: str, policy: KeyPolicy | None = None) -> list[str]:
         """Up to three names that look like what was asked for."""
-        names = [deployment.name for deployment in self.models(organisation_id)]
+        names = [deployment.name for deployment in self.models(organisation_id, policy)]
         names += [route.name for route in self._routes.values() if route.organisation_id in (None, organisation_id)]
         return difflib.get_close_matches(name[:200], names, n=3, cutoff=0.6)
 

@@ -20,7 +20,7 @@ from shared.domain.catalogue import Model, Params, Provider
 from shared.domain.configuration import Configuration
 from shared.domain.identity import new_id
 from shared.domain.limits import Budget, Limit, Scope
-from shared.store import proxies, tenants
+from shared.store import proxies, routes, tenants
 from shared.store.configuration import load
 from shared.store.document import (
     BudgetEntry,
@@ -83,6 +83,8 @@ async def apply_document(
         await applying.aliases(document.aliases)
         await applying.fallbacks(document.fallbacks)
         applying.lines += await proxies.put(connection, vault, document.proxies, current, providers, secret)
+        applying.lines += await routes.apply(connection, document, current, providers)
+        applying.lines += await routes.apply_policies(connection, document.keys, epoch)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()
@@ -251,6 +253,8 @@ class Applying:
                     context_tokens=model.context_tokens,
                     max_output_tokens=model.max_output_tokens,
                     capabilities=frozenset(model.capabilities),
+                    described=model.described,
+                    quantization=model.quantization,
                     params=Params(model.drop_params, model.set_params),
                 )
             )
@@ -340,8 +344,12 @@ class Applying:
 
 def _settings(entry: ConnectionEntry) -> dict[str, Any]:
     """What a connection may have beside its columns; only what was set."""
-    profile = None if entry.profile is None else entry.profile.model_dump(mode="json", exclude_none=True)
-    return {"profile": profile} if profile else {}
+    made: dict[str, Any] = {}
+    if entry.profile is not None and (profile := entry.profile.model_dump(mode="json", exclude_none=True)):
+        made["profile"] = profile
+    if entry.data_policy is not None:
+        made["data_policy"] = msgspec.to_builtins(entry.data_policy.policy())
+    return made
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -92,7 +92,10 @@ def _preferences(given: dict[str, Any], models: tuple[str, ...], suffixes: tuple
     if unknown is not None:
         raise invalid_field(f"provider.{unknown[:64]}", f"Unknown field 'provider.{unknown[:64]}': {', '.join(sorted(KNOWN))}.")
     if _flag(given, "enforce_distillable_text"):
-        raise invalid_field("provider.enforce_distillable_text", "Nothing here is known to be distillable: leave it out.")
+        raise invalid_field(
+            "provider.enforce_distillable_text",
+            "Nothing is known here of who may be distilled: leave 'provider.enforce_distillable_text' out.",
+        )
     sort, across = _sort(given.get("sort"))
     by_suffix = next((VARIANTS[suffix] for suffix in suffixes if VARIANTS[suffix]), None)
     prices = _prices(given.get("max_price"))
@@ -169,7 +172,10 @@ def _quantizations(given: dict[str, Any]) -> tuple[str, ...]:
     values = _slugs(given, "quantizations")
     odd = next((value for value in values if value not in QUANTIZATIONS), None)
     if odd is not None:
-        raise invalid_field("provider.quantizations", f"{odd[:64]!r} is none of {', '.join(sorted(QUANTIZATIONS))}.")
+        raise invalid_field(
+            "provider.quantizations",
+            f"Invalid value for 'provider.quantizations': {odd[:64]!r} is none of {', '.join(sorted(QUANTIZATIONS))}.",
+        )
     return values
 
 
