@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from tests.chaos.crowd import Crowd, percentile
@@ -21,6 +22,9 @@ OPEN_S = 2.0
 FAILURES = 5
 PROFILE = {"failures": FAILURES, "open_s": OPEN_S, "longest_open_s": OPEN_S}
 LONG = float(os.environ.get("CHAOS_TIMES", "1"))
+
+
+pytestmark = pytest.mark.chaos
 
 
 @pytest_asyncio.fixture
