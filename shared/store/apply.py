@@ -263,6 +263,7 @@ class Applying:
             "models": models,
             "timeouts": timeouts,
             "params": msgspec.to_builtins(Params(entry.drop_params, entry.set_params)),
+            "settings": {} if entry.limits is None else {"limits": msgspec.to_builtins(entry.limits.limits())},
         }
 
     async def _put_connection(self, entry: ConnectionEntry, row: dict[str, Any]) -> None:
@@ -285,11 +286,11 @@ class Applying:
         await self._db.execute(
             text(
                 "INSERT INTO connections (id, name, provider, prefix, base_url, organisation_id, models, timeouts, params, "
-                "sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, :organisation_id, "
-                ":models, :timeouts, :params, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
+                "settings, sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, :organisation_id, "
+                ":models, :timeouts, :params, :settings, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
                 "provider = excluded.provider, prefix = excluded.prefix, base_url = excluded.base_url, "
                 "organisation_id = excluded.organisation_id, models = excluded.models, timeouts = excluded.timeouts, "
-                "params = excluded.params, sealed_credential = excluded.sealed_credential, "
+                "params = excluded.params, settings = excluded.settings, sealed_credential = excluded.sealed_credential, "
                 "credential_version = excluded.credential_version"
             ),
             row
@@ -299,6 +300,7 @@ class Applying:
                 "models": json.dumps(row["models"]),
                 "timeouts": json.dumps(row["timeouts"]),
                 "params": json.dumps(row["params"]),
+                "settings": json.dumps(row["settings"]),
                 "sealed": sealed,
                 "version": version,
             },

@@ -11,6 +11,7 @@ from shared.domain.catalogue import Connection, Model, Params
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.domain.money import Price
+from shared.domain.upstream_limits import UpstreamLimits
 from shared.store import keys
 
 
@@ -103,6 +104,7 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
             credential_version=r.credential_version,
             models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
             params=msgspec.convert(r.params, Params),
+            limits=msgspec.convert(r.settings.get("limits"), UpstreamLimits | None),
             **r.timeouts,
         )
         for r in rows
