@@ -12,8 +12,9 @@ import msgspec
 
 from shared.upstream.slots.cells import EPOCH_S, LEASE_MS, Cells, QuotaCell
 
-CREDIT_US = 10_000_000.0
-LATE_US = 100_000.0
+CREDIT_US = 5_000_000.0
+MOST_KNOWN = 1000
+LATE_US = 250_000.0
 BUCKET_US = 300_000_000
 BUCKETS = 60
 MINUTE_US = 60_000_000.0
@@ -103,8 +104,8 @@ class _Run:
         if self.now - s.seen > MINUTE_US and first == -1:
             s.tags.clear()
         s.seen = self.now
-        cost = self.cost_of(tokens)
-        tag = max(s.virtual - CREDIT_US, s.tags.get(organisation, 0.0))
+        cost = self.pace_of(tokens) or UNKNOWN_MS * 1000 / self.room
+        tag = max(s.virtual - CREDIT_US, s.tags.get(organisation, s.virtual))
         wait, why = self.wait_for(tokens, nano, False)
         if wait == 0 and first == -1:
             self.use(ticket, tokens, nano, False)
@@ -116,14 +117,14 @@ class _Run:
         if expected < 0:
             expected = s.hold / self.room
         if ahead:
-            expected += ahead * s.queued / waiting
+            expected += ahead * self.pace_of(s.queued / waiting)
         if longest <= 0 or expected > longest:
             if why == 0:
                 why = 2 if c.token_us * tokens > c.request_us else 1 if c.request_us else 3 if c.gap_us else 4
             retry_ms = (expected - max(0, longest)) / 1000
             return self.answer(REFUSED, why, retry_ms if retry_ms > 0 else UNKNOWN_MS, first, of)
         if waiting >= c.most_waiting:
-            retry = max(1, math.ceil(max(0, first, s.queued / max(1, waiting)) / 1000))
+            retry = max(1, math.ceil(max(0, first, self.pace_of(s.queued / max(1, waiting))) / 1000))
             last = max(s.waiting.items(), key=lambda item: (item[1], item[0]), default=None)
             if last is None or last[1] <= tag:
                 return self.answer(REFUSED, 7, retry, first, of)
@@ -134,7 +135,7 @@ class _Run:
         s.tickets[ticket] = Ticket(self.node, organisation, tokens, nano, cost)
         s.late[ticket] = self.now_ms + math.ceil(longest / 1000) + 1000
         self.finish(organisation, tag + cost)
-        s.queued += cost
+        s.queued += tokens
         first, of = self.drain(False)
         return self.answer(WAITING, ahead, 0, first, of)
 
@@ -198,9 +199,9 @@ class _Run:
     def first(self) -> str | None:
         return min(self.s.waiting, key=lambda ticket: (self.s.waiting[ticket], ticket), default=None)
 
-    def cost_of(self, tokens: int) -> float:
+    def pace_of(self, tokens: float) -> float:
         each = self.s.hold / self.room if self.c.concurrent else 0
-        return max(1.0, self.c.request_us, tokens * self.c.token_us, self.c.gap_us, each)
+        return max(self.c.request_us, tokens * self.c.token_us, self.c.gap_us, each)
 
     def from_(self, tat: float, late: bool) -> float:
         return tat if tat >= self.now or (late and tat > self.now - LATE_US) else self.now
@@ -270,8 +271,8 @@ class _Run:
     def finish(self, organisation: str, tag: float) -> None:
         s = self.s
         s.tags[organisation] = tag
-        for other in [other for other, known in s.tags.items() if known <= s.virtual - CREDIT_US]:
-            del s.tags[other]
+        if len(s.tags) > MOST_KNOWN:
+            del s.tags[min(s.tags, key=lambda known: (s.tags[known], known))]
 
     def out(self, ticket: str, went: bool) -> Ticket | None:
         s = self.s
@@ -279,7 +280,7 @@ class _Run:
         s.late.pop(ticket, None)
         entry = s.tickets.pop(ticket, None)
         if entry is not None:
-            s.queued = max(0.0, s.queued - entry.cost)
+            s.queued = max(0.0, s.queued - entry.tokens)
             if not went and entry.organisation in s.tags:
                 self.finish(entry.organisation, s.tags[entry.organisation] - entry.cost)
         return entry

@@ -18,9 +18,11 @@
 -- Grants of other nodes are published on their channels: connection, ticket, era, retry_ms, next_us, line by line; an empty
 -- ticket tells a node that the first in the queue is now its own. A grant that nobody hears is none: that node is dead.
 --
--- Rates are GCRA. A ticket's start tag is in µs of the connection's time: what its organisation used (its finish tag), but no
--- earlier than CREDIT before the queue's own time, which is the highest tag that went. The lowest goes first.
-local EPOCH_S, CREDIT, LATE, BUCKET, BUCKETS, MINUTE = 1767225600, 10000000, 100000, 300000000, 60, 60000000
+-- Rates are GCRA. Tags are in µs of the connection's time. The queue's own time is the highest start tag that went; a ticket's
+-- start tag is what its organisation used so far (its finish tag), but no more than CREDIT behind the queue's time, which is
+-- also where an unknown organisation begins. The lowest goes first: who used less than its share goes ahead until it has.
+local EPOCH_S, CREDIT, LATE, BUCKET, BUCKETS, MINUTE = 1767225600, 5000000, 250000, 300000000, 60, 60000000
+local MOST_KNOWN = 1000 -- organisations whose use is remembered
 local UNKNOWN_MS = 1000 -- when a slot is freed, as long as none ever was
 local now = tonumber(ARGV[1])
 if not now then
@@ -51,10 +53,9 @@ local function amount(unit, tokens, nano)
   if unit == 'r' then return 1 elseif unit == 't' then return tokens else return nano end
 end
 
--- What a call uses of the connection's time, in µs.
-local function cost_of(tokens)
-  local each = most_at_once > 0 and hold / room or 0
-  return math.max(1, ur, tokens * ut, gap, each)
+-- What such a call uses of the connection's time, in µs; 0: nobody knows yet.
+local function pace_of(tokens)
+  return math.max(ur, tokens * ut, gap, most_at_once > 0 and hold / room or 0)
 end
 
 -- A rate's arrival time as far as it matters now. A queue that was looked after a little late makes up for it.
@@ -141,7 +142,7 @@ end
 
 local function finish(organisation, tag)
   redis.call('ZADD', KEYS[6], number(tag), organisation)
-  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', number(virtual - CREDIT)) -- as good as none
+  redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -1 - MOST_KNOWN)
   redis.call('PEXPIRE', KEYS[6], 2 * MINUTE / 1000)
 end
 
@@ -154,7 +155,7 @@ local function out(ticket, went)
   redis.call('HDEL', KEYS[4], ticket)
   local of, organisation, tokens, nano, cost = string.match(packed, '^(.*)\n(.*)\n(.*)\n(.*)\n(.*)$')
   cost = tonumber(cost)
-  queued = math.max(0, queued - cost)
+  queued = math.max(0, queued - tonumber(tokens))
   if not went then
     local tag = redis.call('ZSCORE', KEYS[6], organisation)
     if tag then finish(organisation, tonumber(tag) - cost) end
@@ -219,8 +220,9 @@ if op == 'take' then
   local organisation, tokens, nano, longest = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
   if now - seen > MINUTE and first == -1 then redis.call('DEL', KEYS[6]) end -- after a quiet minute all are equal
   seen = now
-  local cost = cost_of(tokens)
-  local tag = math.max(virtual - CREDIT, tonumber(redis.call('ZSCORE', KEYS[6], organisation) or 0))
+  local cost = pace_of(tokens)
+  if cost == 0 then cost = UNKNOWN_MS * 1000 / room end
+  local tag = math.max(virtual - CREDIT, tonumber(redis.call('ZSCORE', KEYS[6], organisation) or virtual))
   local wait, why = wait_for(tokens, nano, false)
   if wait == 0 and first == -1 then
     use(id, tokens, nano, false)
@@ -231,7 +233,7 @@ if op == 'take' then
   local waiting, ahead = redis.call('ZCARD', KEYS[3]), redis.call('ZCOUNT', KEYS[3], '-inf', number(tag))
   local expected = math.max(wait, first)
   if expected < 0 then expected = hold / room end -- for a slot
-  if ahead > 0 then expected = expected + ahead * queued / waiting end
+  if ahead > 0 then expected = expected + ahead * pace_of(queued / waiting) end
   if longest <= 0 or expected > longest then
     if why == 0 then why = ut * tokens > ur and 2 or ur > 0 and 1 or gap > 0 and 3 or 4 end
     local retry_ms = (expected - math.max(0, longest)) / 1000
@@ -239,7 +241,7 @@ if op == 'take' then
   end
   if waiting >= most_waiting then
     local last = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-    local retry_ms = math.max(1, math.ceil(math.max(0, first, queued / math.max(1, waiting)) / 1000))
+    local retry_ms = math.max(1, math.ceil(math.max(0, first, pace_of(queued / math.max(1, waiting))) / 1000))
     if #last == 0 or tonumber(last[2]) <= tag then return answer(3, 7, retry_ms, first, of) end
     local whose = out(last[1], false)
     if whose then tell(whose, last[1], -1, retry_ms, 0) end
@@ -249,7 +251,7 @@ if op == 'take' then
   redis.call('ZADD', KEYS[5], now_ms + math.ceil(longest / 1000) + 1000, id)
   for k = 3, 5 do redis.call('PEXPIRE', KEYS[k], 700000) end
   finish(organisation, tag + cost)
-  queued = queued + cost
+  queued = queued + tokens
   first, of = drain(false)
   return answer(2, ahead, 0, first, of)
 elseif op == 'done' then
