@@ -28,7 +28,7 @@ class Window(StrEnum):
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """So much in a window. `limit` is in calls, tokens or nano-USD; days, weeks (from Monday) and months begin at `at_hour` UTC."""
+    """So much in a window. `limit`: calls, tokens or nano-USD; days, weeks (from Monday), months begin at `at_hour` UTC."""
 
     unit: QuotaUnit
     limit: int

@@ -23,7 +23,9 @@ LEAST_TOKENS = 25
 """Tokens that refill bit by bit are worth a call again when one part in so many of them is back."""
 PUSHED_BACK = frozenset({429, 503, 529})
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_DURATION = re.compile(
+    r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
+)
 _SECONDS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?")
 _UNIX_S, _UNIX_MS = 1_000_000_000, 1_000_000_000_000

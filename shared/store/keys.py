@@ -74,7 +74,9 @@ SLOTS_CHANNEL = b"ws:slots"
 
 def slots(connection_id: str) -> tuple[bytes, ...]:
     """State, leases, waiting, tickets, deadlines, finish tags of a connection's queue (slots.lua)."""
-    return tuple(f"ws:{{{connection_id}}}:u:{part}".encode() for part in ("state", "leases", "waiting", "tickets", "late", "tags"))
+    return tuple(
+        f"ws:{{{connection_id}}}:u:{part}".encode() for part in ("state", "leases", "waiting", "tickets", "late", "tags")
+    )
 
 
 def quota(connection_id: str, unit: str, window: str) -> bytes:

@@ -13,7 +13,7 @@ EPOCH_S = 1_767_225_600
 """2026-01-01: µs count from here, so that a double still resolves fractions of one."""
 LEASE_MS = 30_000
 LEARNED = UpstreamLimits(min_gap_ms=20)
-"""For a connection without limits that its provider told to pause: afterwards those who waited go one by one, not all at once."""
+"""For a connection without limits whose provider wanted a pause: afterwards those who waited go one by one."""
 
 _LETTER = {QuotaUnit.REQUESTS: "r", QuotaUnit.TOKENS: "t", QuotaUnit.USD: "u"}
 

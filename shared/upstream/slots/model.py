@@ -61,7 +61,16 @@ class State:
         self.quotas: dict[bytes, dict[int, int]] = {}
 
     def take(
-        self, cells: Cells, now_us: float, node: str, tell: Tell, ticket: str, organisation: str, tokens: int, nano: int, wait_us: int
+        self,
+        cells: Cells,
+        now_us: float,
+        node: str,
+        tell: Tell,
+        ticket: str,
+        organisation: str,
+        tokens: int,
+        nano: int,
+        wait_us: int,
     ) -> list[int | str]:
         run = _Run(self, cells, now_us, node, tell)
         return run.take(ticket, organisation, tokens, nano, wait_us)
@@ -177,7 +186,9 @@ class _Run:
 
     def drain(self, changed: bool) -> tuple[float, str]:
         s = self.s
-        for ticket, _ in sorted(((t, ms) for t, ms in s.late.items() if ms <= self.now_ms), key=lambda each: (each[1], each[0]))[:100]:
+        for ticket, _ in sorted(
+            ((t, ms) for t, ms in s.late.items() if ms <= self.now_ms), key=lambda each: (each[1], each[0])
+        )[:100]:
             self.out(ticket, False)
             changed = True
         while (ticket_ := self.first()) is not None:
@@ -293,4 +304,6 @@ class _Run:
         return True
 
     def answer(self, code: int, x: int, retry_ms: float, next_us: float, of: str) -> list[int | str]:
+        if self.s.cap >= self.c.concurrent:
+            self.s.cap = 0.0
         return [code, x, math.ceil(retry_ms), math.ceil(next_us), int(of == self.node), *self.replies]

@@ -26,7 +26,7 @@ class NoSlot(Exception):
 
 @dataclass(slots=True)
 class Waiter:
-    """One call that asked for a slot and has none yet. `queued`: it stands in the queue, in Redis or (`local`) in this node's."""
+    """One call that asked for a slot and has none yet. `queued`: it stands in Redis' queue or (`local`) in this node's own."""
 
     connection: Connection
     ticket: str
@@ -69,10 +69,13 @@ class Slot:
         did not answer.
         """
         if failure_class is FailureClass.CONNECT:
-            return self.give_back()
+            self.give_back()
+            return
         pushed = status in PUSHED_BACK or failure_class in (FailureClass.RATE_LIMITED, FailureClass.OVERLOADED)
         went = -1 if pushed else 1 if failure_class is None else 0
-        self._finish(Done(tokens=tokens - self.tokens, nano=cost_nano_usd - self.nano, era=self.era, went=went), status, headers)
+        self._finish(
+            Done(tokens=tokens - self.tokens, nano=cost_nano_usd - self.nano, era=self.era, went=went), status, headers
+        )
 
     def give_back(self) -> None:
         """Nothing was sent: as if it had never been taken."""

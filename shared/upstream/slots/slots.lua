@@ -207,6 +207,7 @@ local function drain(changed)
 end
 
 local function answer(code, x, retry_ms, next_us, of)
+  if cap >= most_at_once then cap = 0 end -- at the ceiling, wherever it will be
   redis.call('HSET', KEYS[1], 'r', number(r), 't', number(t), 'g', number(g), 'p', number(pause), 'v', number(virtual),
     'q', number(queued), 'era', era, 'cap', number(cap), 'ok', ok, 'hold', number(hold), 'seen', number(seen))
   redis.call('PEXPIRE', KEYS[1], 86400000)

@@ -75,7 +75,13 @@ class Slots:
         return connection.limits is not None or (bool(self._learned) and connection.connection_id in self._learned)
 
     def take(
-        self, connection: Connection, organisation_id: str, tokens: int, deadline_s: float, event_id: str, cost_nano_usd: int = 0
+        self,
+        connection: Connection,
+        organisation_id: str,
+        tokens: int,
+        deadline_s: float,
+        event_id: str,
+        cost_nano_usd: int = 0,
     ) -> asyncio.Future[Slot]:
         """A slot, now or in time; NoSlot comes out of the future. Asks at once, before it is awaited.
 
@@ -87,7 +93,14 @@ class Slots:
         self._tickets += 1
         wait_s = max(0.0, min(deadline_s, line.cells.wait_us / 1_000_000))
         waiter = Waiter(
-            connection, f"{event_id}.{self._tickets}", organisation_id, tokens, cost_nano_usd, now_s, now_s + wait_s, loop.create_future()
+            connection,
+            f"{event_id}.{self._tickets}",
+            organisation_id,
+            tokens,
+            cost_nano_usd,
+            now_s,
+            now_s + wait_s,
+            loop.create_future(),
         )
         waiter.future.add_done_callback(partial(self._ended, line, waiter))
         line.waiters[waiter.ticket] = waiter
@@ -161,7 +174,8 @@ class Slots:
 
     def _ask(self, line: Line, waiter: Waiter) -> None:
         if not self._lane.up:
-            return self._ask_here(line, waiter)
+            self._ask_here(line, waiter)
+            return
         waiter.queued = waiter.local = False
         wait_us = max(0, int((waiter.until_s - self._clock.monotonic_s()) * 1_000_000))
         self._send(line, self._pack.take(line.cells, waiter, wait_us), waiter)
@@ -196,11 +210,13 @@ class Slots:
             return
         error = answer.exception()
         if error is None:
-            return self._heed(line, answer.result(), waiter)
+            self._heed(line, answer.result(), waiter)
+            return
         if isinstance(error, hiredis.ReplyError):
             if str(error).startswith("NOSCRIPT") and again:
                 self._lane.teach(self._script)
-                return self._send(line, packed, waiter, again=False)
+                self._send(line, packed, waiter, again=False)
+                return
             log.error("the slots' script failed: %s", error)
         if waiter is not None:
             self._ask_here(line, waiter)
@@ -297,7 +313,8 @@ class Slots:
         """Its time is over. If its grant is under way it comes with the answer, and is not lost."""
         if waiter.local or not self._lane.up:
             self._leave(line, waiter)
-            return self._too_late(waiter, LOOK_S)
+            self._too_late(waiter, LOOK_S)
+            return
         answer = self._lane.send(self._pack.leave(line.cells, waiter.ticket))
         answer.add_done_callback(partial(self._left, line, waiter, "late"))
 

@@ -27,7 +27,12 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 def connection(limits: UpstreamLimits | None, name: str = "main", provider: str = "openai") -> Connection:
     return Connection(
-        connection_id=f"conn_{name}", name=name, provider=provider, prefix=provider, base_url="http://127.0.0.1:9/v1", limits=limits
+        connection_id=f"conn_{name}",
+        name=name,
+        provider=provider,
+        prefix=provider,
+        base_url="http://127.0.0.1:9/v1",
+        limits=limits,
     )
 
 
@@ -50,7 +55,7 @@ async def node(url: str, name: str, live_nodes: int = 1) -> AsyncIterator[Slots]
     await lane.open()
     hearing = asyncio.ensure_future(slots.run())
     deadline_s = time.monotonic() + 5
-    while lane.up and not await redis.pubsub_numsub(f"ws:slots:{name}") == [(f"ws:slots:{name}".encode(), 1)]:
+    while lane.up and await redis.pubsub_numsub(f"ws:slots:{name}") != [(f"ws:slots:{name}".encode(), 1)]:
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.01)
     try:

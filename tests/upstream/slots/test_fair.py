@@ -17,7 +17,7 @@ from shared.upstream.slots.slots import NoSlot, Slots
 from tests.upstream.slots.conftest import connection, limits, nodes
 
 RUN_S = 6.0
-EVERY_S = 0.6
+EVERY_S = 1.5
 
 
 class Tenant:
@@ -57,12 +57,31 @@ class Tenant:
         return sorted(self.waits)[int(len(self.waits) * 0.99)]
 
 
+class Stalls:
+    """Time in which this process, all four nodes with it, did not run: the machine has other things to do."""
+
+    def __init__(self) -> None:
+        self._lost_s = 0.0
+        self._task = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            before_s = time.monotonic()
+            await asyncio.sleep(0.005)
+            lag_s = time.monotonic() - before_s - 0.005
+            self._lost_s += lag_s if lag_s > 0.1 else 0.0
+
+    def stop(self) -> float:
+        self._task.cancel()
+        return self._lost_s
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "burst", "hold_s", "capacity_per_s"),
     [
-        ("rpm", limits(requests_per_minute=3000, burst_requests=1, most=200), 10, 0.0, 50.0),
-        ("tpm", limits(tokens_per_minute=300_000, burst_tokens=100, most=200), 10, 0.0, 50.0),
-        ("concurrent", limits(concurrent_requests=5, adaptive=False, most=200), 10, 0.1, 50.0),
+        ("rpm", limits(requests_per_minute=3000, burst_requests=1, most=200), 25, 0.0, 50.0),
+        ("tpm", limits(tokens_per_minute=300_000, burst_tokens=100, most=200), 25, 0.0, 50.0),
+        ("concurrent", limits(concurrent_requests=5, adaptive=False, most=200), 25, 0.1, 50.0),
     ],
 )
 async def test_a_light_tenant_waits_hardly_longer_beside_one_of_fifty_times_its_demand(
@@ -73,17 +92,17 @@ async def test_a_light_tenant_waits_hardly_longer_beside_one_of_fifty_times_its_
         await alone.run(made, "alone", setting)
     light, heavy = Tenant("light", burst, hold_s), Tenant("heavy", burst, hold_s, EVERY_S / 50)
     async with nodes(redis_url, 4) as made:
-        started_s = time.monotonic()
+        started_s, stalls = time.monotonic(), Stalls()
         working = asyncio.ensure_future(heavy.run(made, "beside", setting))
         await asyncio.sleep(EVERY_S)
         await asyncio.gather(working, light.run(made, "beside", setting))
-        took_s = time.monotonic() - started_s
+        took_s = time.monotonic() - started_s - stalls.stop()
     used = (light.went + heavy.went) / (capacity_per_s * took_s)
     print(
         f"{name}: light alone p99 {alone.p99_s * 1000:.0f} ms, beside {light.p99_s * 1000:.0f} ms "
         f"({light.p99_s / alone.p99_s:.2f} x), refused {light.refused}; heavy {heavy.went} went, {heavy.refused} refused; "
-        f"used {used * 100:.1f} % over {took_s:.1f} s"
+        f"used {used * 100:.1f} % of {took_s:.1f} s"
     )
     assert light.refused == 0
     assert light.p99_s <= 1.5 * alone.p99_s
-    assert 0.95 <= used <= 1.02
+    assert 0.95 <= used <= 1.05

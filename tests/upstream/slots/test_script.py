@@ -21,6 +21,11 @@ NOW_US = 20_000_000_000_000.0
 NODES = st.sampled_from(["a", "b", "dead"])
 ORGANISATIONS = st.sampled_from(["org_1", "org_2", "org_3"])
 optional = st.none
+STEPS_US = [0.0, 0.4, 999.5, 20_000.0, 200_000.0, 1_000_000.0, 7_000_000.0, 25_000_000.0, 61_000_000.0, 3_000_000_000.0]
+NUMBERS = {
+    "r": "r", "t": "t", "g": "g", "p": "pause", "v": "virtual", "q": "queued", "era": "era", "cap": "cap", "ok": "ok",
+    "hold": "hold", "seen": "seen",
+}  # fmt: skip
 
 limits = st.builds(
     UpstreamLimits,
@@ -71,7 +76,11 @@ class SideBySide(RuleBasedStateMachine):
     def the_limits_are_edited(self, limits: UpstreamLimits) -> None:
         self.configure(limits)
 
-    @rule(us=st.sampled_from([0.0, 0.4, 999.5, 20_000.0, 200_000.0, 1_000_000.0, 7_000_000.0, 25_000_000.0, 61_000_000.0, 3_000_000_000.0]))
+    @rule(
+        us=st.sampled_from(
+            [0.0, 0.4, 999.5, 20_000.0, 200_000.0, 1_000_000.0, 7_000_000.0, 25_000_000.0, 61_000_000.0, 3_000_000_000.0]
+        )
+    )
     def time_passes(self, us: float) -> None:
         self.now_us += us
 
@@ -152,6 +161,14 @@ class SideBySide(RuleBasedStateMachine):
         if self.taken:
             self.both(node, "leave", self.taken[at % len(self.taken)][0])
 
+    @rule(node=NODES, us=st.sampled_from([20_000.0, 75_000.0, 240_000.0, 260_000.0]))
+    def a_queue_is_looked_after_late(self, node: str, us: float) -> None:
+        self.configure(UpstreamLimits(requests_per_minute=3000, burst_requests=1, queue=Queue(most=5)))
+        for organisation in ("org_1", "org_2", "org_1"):
+            self.take(node, organisation, 10, 0, 5_000_000)
+        self.now_us += us
+        self.look(node)
+
     @rule(node=NODES)
     def look(self, node: str) -> None:
         self.both(node, "look")
@@ -162,11 +179,11 @@ class SideBySide(RuleBasedStateMachine):
             return
         state_key, leases, waiting, tickets, late, tags = self.cells.keys[:6]
         held = self.redis.hgetall(state_key)
-        names = ("r", "t", "g", "pause", "virtual", "queued", "era", "cap", "ok", "hold", "seen")
         if held:
-            stored = {name: float(held[short.encode()]) for name, short in zip(names, ("r", "t", "g", "p", "v", "q", "era", "cap", "ok", "hold", "seen"), strict=True)}
-            assert stored == {name: float(getattr(self.model, name)) for name in names}
-        for key, known in ((leases, self.model.leases), (waiting, self.model.waiting), (late, self.model.late), (tags, self.model.tags)):
+            for short, name in NUMBERS.items():
+                assert float(held[short.encode()]) == float(getattr(self.model, name))
+        model = self.model
+        for key, known in ((leases, model.leases), (waiting, model.waiting), (late, model.late), (tags, model.tags)):
             assert {name.decode(): score for name, score in self.redis.zrange(key, 0, -1, withscores=True)} == known
         assert {name.decode() for name in self.redis.hkeys(tickets)} == set(self.model.tickets) == set(self.model.waiting)
         if self.cells.concurrent:
@@ -181,7 +198,7 @@ def connected(redis_url: str) -> Iterator[Redis]:
 
 
 def test_script_and_model_agree(connected: Redis) -> None:
-    with connected.pubsub() as ears:
+    with connected.pubsub() as ears:  # type: ignore[no-untyped-call]
         ears.subscribe(keys.slots_channel("a"), keys.slots_channel("b"))
         while ears.get_message(timeout=0.2) is not None:
             pass
