@@ -41,6 +41,7 @@ from shared.telemetry.trace import tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.guard import check_address
 from shared.upstream.session import Session
+from shared.upstream.slots.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Node:
     watch: Watch
     lane: Lane
     streams: LiveStreams
+    slots: Slots
+    """What connections' providers allow."""
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
 
@@ -71,7 +74,8 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
     pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
     wal = Wal.open(settings.data_dir / "usage-log", node_id)
     lane = Lane(settings.redis_url, deadline_s=settings.redis_deadline_s)
-    watch = Watch(pool, redis, registry.load(), built_in(settings))
+    providers = registry.load()
+    watch = Watch(pool, redis, providers, built_in(settings))
     tasks: list[asyncio.Task[Any]] = []
     gateway: Gateway | None = None
     try:
@@ -81,6 +85,9 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
+        slots = Slots(lane, redis, node_id, lambda: presence.live_nodes, providers, SystemClock(), metrics.slots)
+        presence.on_new_boot(slots.enter)
+        presence.on_renewal(slots.renew)
         gateway = Gateway(
             node=node_id,
             settings=settings,
@@ -97,7 +104,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), slots, pool)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
@@ -107,6 +114,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             for work in (
                 watch.run(),
                 presence.run(),
+                slots.run(),
                 node.streams.sweep_forever(),
                 wal.run(partial(ledger.missing, pool), resend, reap),
             )

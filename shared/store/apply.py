@@ -286,8 +286,8 @@ class Applying:
         await self._db.execute(
             text(
                 "INSERT INTO connections (id, name, provider, prefix, base_url, organisation_id, models, timeouts, params, "
-                "settings, sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, :organisation_id, "
-                ":models, :timeouts, :params, :settings, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
+                "settings, sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, "
+                ":organisation_id, :models, :timeouts, :params, :settings, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
                 "provider = excluded.provider, prefix = excluded.prefix, base_url = excluded.base_url, "
                 "organisation_id = excluded.organisation_id, models = excluded.models, timeouts = excluded.timeouts, "
                 "params = excluded.params, settings = excluded.settings, sealed_credential = excluded.sealed_credential, "
