@@ -13,6 +13,7 @@ import uvloop
 from services.cli import health, manage
 from services.cli.connect import connect
 from services.cli.explain import explain
+from services.cli.limits import limits
 from services.cli.matrix import matrix
 from services.cli.proxy import proxy
 from services.cli.request import request
@@ -82,6 +83,7 @@ main.add_command(explain)
 main.add_command(matrix)
 main.add_command(request)
 main.add_command(proxy)
+main.add_command(limits)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
     main.add_command(command)
 for command in (health.health, health.unlock, health.reset):

@@ -48,6 +48,7 @@ from shared.upstream.guard import check_address
 from shared.upstream.health import Health
 from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
+from shared.upstream.slots.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,6 @@ class Node:
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
     redis: Redis
-    health: Health
 
 
 @asynccontextmanager
@@ -80,7 +80,8 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
     pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
     wal = Wal.open(settings.data_dir / "usage-log", node_id)
     lane = Lane(settings.redis_url, deadline_s=settings.redis_deadline_s)
-    watch = Watch(pool, redis, registry.load(), built_in(settings))
+    providers = registry.load()
+    watch = Watch(pool, redis, providers, built_in(settings))
     tasks: list[asyncio.Task[Any]] = []
     gateway: Gateway | None = None
     try:
@@ -91,6 +92,9 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
         health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
+        slots = Slots(lane, redis, node_id, lambda: presence.live_nodes, providers, SystemClock(), metrics.slots)
+        presence.on_new_boot(slots.enter)
+        presence.on_renewal(slots.renew)
         gateway = Gateway(
             node=node_id,
             settings=settings,
@@ -102,6 +106,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
             credentials=Credentials(vault),
             health=health,
+            slots=slots,
             proxies=Proxies(vault, read_environment(os.environ)),
             responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,
@@ -109,7 +114,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis, health)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
@@ -122,6 +127,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
                 watch.run(),
                 presence.run(),
                 health.run(redis),
+                slots.run(),
                 node.streams.sweep_forever(),
                 wal.run(partial(ledger.missing, pool), resend, reap),
             )
@@ -204,7 +210,7 @@ def measure(metrics: Metrics, node: Node, wal: Wal) -> None:
     metrics.gauge("waystation_configuration_epoch", "Epoch of the snapshot.", lambda: node.watch.snapshot.epoch)
 
     def marked(*states: MarkState) -> Callable[[], float]:
-        return lambda: sum(mark.state in states for mark in node.health.marks.values())
+        return lambda: sum(mark.state in states for mark in node.gateway.health.marks.values())
 
     breakers = marked(MarkState.OPEN, MarkState.HALF_OPEN)
     metrics.gauge("waystation_breakers_open", "Deployments that are open or half-open, as this node knows.", breakers)

@@ -9,6 +9,7 @@ import msgspec
 
 from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.money import Price
+from shared.domain.upstream_limits import UpstreamLimits
 
 
 class WireFormat(StrEnum):
@@ -141,6 +142,18 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     params: Params = NO_PARAMS
 
 
+class RateHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Response headers, in lower case, in which a provider says what is left of one of its limits. Empty: it has none such."""
+
+    unit: str
+    """What is limited, as the catalogue calls it: requests, tokens, input_tokens …"""
+    remaining: str = ""
+    reset: str = ""
+    limit: str = ""
+    refills: bool = False
+    """It fills up again bit by bit, and `reset` is when it will be full, not when something is left again."""
+
+
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A vendor's API as data (providers/catalogue/*.toml)."""
 
@@ -154,6 +167,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: dict[str, str] = msgspec.field(default_factory=lambda: {"chat": "/chat/completions", "models": "/models"})
     headers: dict[str, str] = {}
     """Sent with every call, e.g. anthropic-version."""
+    rate_headers: tuple[RateHeaders, ...] = ()
     quirks: Quirks = Quirks()
     params: Params = NO_PARAMS
     data_policy: DataPolicy = DataPolicy()
@@ -181,6 +195,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     params: Params = NO_PARAMS
     data_policy: DataPolicy | None = None
     """What this account's contract says, as far as it differs from the provider's own."""
+    limits: UpstreamLimits | None = None
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 120.0

@@ -9,6 +9,7 @@ from shared.admission.gate import Admitted, Ask, Denied, Reservation, Unready
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource, encode_event
+from shared.flow import slot
 from shared.flow.choose import choose, unbounded
 from shared.snapshot.snapshot import KeyEntry
 from shared.wire.openai_chat import ChatCall
@@ -29,6 +30,8 @@ async def admit(x: Exchange) -> None:
     x.deployment = x.plan[0]
     asked, clock = ask(x), x.gateway.clock
     asked_s = clock.monotonic_s()
+    if x.gateway.slots.limited(x.deployment.connection):
+        x.taking = slot.ask(x, x.deployment, asked.quote.rate_tokens, asked.quote.bound.full_nano_usd)
     verdict = await x.gateway.gate.admit(asked)
     x.gateway.metrics.calls.admission.observe(clock.monotonic_s() - asked_s)
     match verdict:

@@ -92,6 +92,7 @@ async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
         response = await x.gateway.transport.send(request)
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
+    x.said = response
     if 200 <= response.status < 300:
         return response
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.domain.health import Standing
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
-from shared.flow import attempt, paid, record, relay
+from shared.flow import attempt, paid, record, relay, slot
 from shared.routing.plan import CURABLE
 
 if TYPE_CHECKING:
@@ -46,14 +46,36 @@ async def once(x: Exchange) -> None:
     x.began_s = gateway.clock.monotonic_s()
     if gateway.health.marks:
         await be_let_through(x)
+    if gateway.slots.limited(deployment.connection):
+        await have_slot(x)
     gateway.load.started(deployment.key)
     try:
         response = await attempt.attempt(x)
         await relay.relay(x, response)
     finally:
+        slot.released(x)
         gateway.load.ended(deployment.key, speed_of(x))
         well = x.failure is None and x.outcome is Outcome.OK
         gateway.health.report(deployment, x.failure, neutral=x.failure is None and not well, probe=x.probe)
+        x.probe = None
+
+
+async def have_slot(x: Exchange) -> None:
+    """Leave to use a connection that has limits. Raises Skipped."""
+    try:
+        await slot.held(x)
+    except Refused as refused:
+        give_probe_back(x)
+        x.passed_over = "skipped"
+        raise Skipped(refused.refusal) from None
+    except BaseException:
+        give_probe_back(x)
+        raise
+
+
+def give_probe_back(x: Exchange) -> None:
+    if x.probe is not None:
+        x.gateway.health.report(x.deployment, None, neutral=True, probe=x.probe)
         x.probe = None
 
 
@@ -68,6 +90,7 @@ async def be_let_through(x: Exchange) -> None:
         if x.probe is not None:
             return
     if standing.state == "locked" or not last_resort(x):
+        slot.dropped(x)
         x.passed_over = "skipped"
         raise Skipped(kept_away(x, standing).refusal)
 

@@ -12,6 +12,7 @@ The files of this folder are those stages, and sort in the order in which they r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import getrandbits
@@ -25,7 +26,7 @@ from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
-from shared.flow import accept, admit, attempts, prewarm, relay, settle
+from shared.flow import accept, admit, attempts, prewarm, relay, settle, slot
 from shared.routing.plan import Plan
 from shared.routing.retries import RetryBudget
 from shared.settings import Settings
@@ -40,7 +41,8 @@ from shared.upstream.credentials import Credentials
 from shared.upstream.health.health import Health, Probe
 from shared.upstream.load import Load
 from shared.upstream.proxies import Proxies
-from shared.upstream.transport import Transport
+from shared.upstream.slots.slots import Slot, Slots
+from shared.upstream.transport import Transport, UpstreamResponse
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.inline import Fetched
@@ -115,6 +117,7 @@ class Gateway:
     """For URLs that clients name: guarded."""
     credentials: Credentials
     health: Health
+    slots: Slots
     proxies: Proxies
     responses: Responses
     metrics: Metrics
@@ -155,6 +158,11 @@ class Exchange:
     attempts: int = 0
     began_s: float = 0.0
     """When the attempt under way began."""
+    taking: asyncio.Future[Slot] | None = None
+    """The first deployment's slot, where its connection has limits: asked for together with the admission."""
+    slot: Slot | None = None
+    said: UpstreamResponse | None = None
+    """The provider's answer: its status and headers say what is left of its limits."""
     probe: Probe | None = None
     """The right to ask a deployment that is shut, where this call has it."""
     passed_over: str = ""
@@ -213,4 +221,5 @@ async def run(x: Exchange) -> None:
         finally:
             settle.settle(x)
     finally:
+        slot.dropped(x)
         gateway.in_flight -= 1

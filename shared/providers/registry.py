@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Params, Provider, Quirks, WireFormat
+from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Params, Provider, Quirks, RateHeaders, WireFormat
 from shared.domain.money import Price, usd_to_nano
 from shared.wire.params import guarded
 
@@ -85,6 +85,7 @@ def parse(text: str, file: str) -> Provider:
         auth=top.choice("auth", Auth, Auth.BEARER),
         endpoints=_endpoints(top.table("endpoints"), openai=wire_format is WireFormat.OPENAI_CHAT),
         headers=_headers(top.table("headers")),
+        rate_headers=_rate_headers(top.table("rate_limits")),
         quirks=_quirks(top.table("quirks")),
         params=_params(top),
         data_policy=_data_policy(top.table("data_policy")),
@@ -108,6 +109,22 @@ def _headers(table: _Table) -> dict[str, str]:
         if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
             table.fail((name,), "is no header that can be sent")
     return headers
+
+
+def _rate_headers(table: _Table) -> tuple[RateHeaders, ...]:
+    found = []
+    for unit in table.values:
+        entry = table.table(unit)
+        names = {key: (entry.optional_text(key) or "").lower() for key in ("remaining", "reset", "limit")}
+        for key, name in names.items():
+            if name and not HEADER_NAME.fullmatch(name):
+                entry.fail((key,), "is no name of a header")
+        if not any(names.values()):
+            entry.fail((), "must name a header: remaining, reset or limit")
+        refills = entry.flag("refills") is True
+        entry.done()
+        found.append(RateHeaders(unit=unit, refills=refills, **names))
+    return tuple(found)
 
 
 def _quirks(table: _Table) -> Quirks:

@@ -82,9 +82,9 @@ async def apply_document(
         await applying.prices(document.prices)
         await applying.aliases(document.aliases)
         await applying.fallbacks(document.fallbacks)
-        applying.lines += await proxies.put(connection, vault, document.proxies, current, providers, secret)
         applying.lines += await routes.apply(connection, document, current, providers)
         applying.lines += await routes.apply_policies(connection, document.keys, epoch)
+        applying.lines += await proxies.put(connection, vault, document.proxies, current, providers, secret)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()
@@ -349,6 +349,8 @@ def _settings(entry: ConnectionEntry) -> dict[str, Any]:
         made["profile"] = profile
     if entry.data_policy is not None:
         made["data_policy"] = msgspec.to_builtins(entry.data_policy.policy())
+    if entry.limits is not None:
+        made["limits"] = msgspec.to_builtins(entry.limits.limits())
     return made
 
 

@@ -14,6 +14,7 @@ from shared.domain.money import Price
 from shared.domain.policy import KeyPolicy
 from shared.domain.proxy import Level, ProxyRow
 from shared.domain.routing import Choice, Route
+from shared.domain.upstream_limits import UpstreamLimits
 from shared.routing.breaker import profile
 from shared.store import keys
 
@@ -114,6 +115,7 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
             models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
             params=msgspec.convert(r.params, Params),
             data_policy=msgspec.convert(r.settings["data_policy"], DataPolicy) if "data_policy" in r.settings else None,
+            limits=msgspec.convert(r.settings.get("limits"), UpstreamLimits | None),
             **r.timeouts,
             profile=profile(r.base_url, r.settings.get("profile", {})),
         )

@@ -19,6 +19,7 @@ from shared.domain.money import Price, usd_to_nano
 from shared.domain.policy import KeyPolicy
 from shared.domain.proxy import read_proxy
 from shared.domain.routing import Choice, Route, Strategy, Target
+from shared.domain.upstream_limits import Queue, Quota, QuotaUnit, UpstreamLimits, Window
 from shared.routing.aliases import ROUTE, fault
 from shared.wire.params import guarded
 
@@ -147,6 +148,70 @@ class ProfileEntry(Strict):
     longest_cooldown_s: Seconds | None = None
 
 
+class QuotaEntry(Strict):
+    """So much in a window: exactly one of the three units."""
+
+    requests: Positive | None = None
+    tokens: Positive | None = None
+    usd: Annotated[NanoUsd, Field(gt=0)] | None = None
+    window: Window
+    at_hour: Annotated[int, Field(ge=0, le=23)] = 0
+
+    @model_validator(mode="after")
+    def one_unit(self) -> QuotaEntry:
+        if sum(getattr(self, unit) is not None for unit in QuotaUnit) != 1:
+            raise ValueError("must name exactly one of requests, tokens, usd")
+        if self.window is Window.FIVE_HOURS and self.at_hour:
+            raise ValueError("a window of 5h is rolling: leave out at_hour")
+        return self
+
+    def quota(self) -> Quota:
+        unit = next(unit for unit in QuotaUnit if getattr(self, unit) is not None)
+        return Quota(unit=unit, limit=getattr(self, unit), window=self.window, at_hour=self.at_hour)
+
+
+class QueueEntry(Strict):
+    most: Annotated[int, Field(ge=0, le=10_000)] = Queue().most
+    wait_s: Annotated[float, Field(ge=0, le=600)] = Queue().wait_s
+
+
+class UpstreamLimitsEntry(Strict):
+    """What a provider allows the account behind a connection."""
+
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    burst_rpm: Positive | None = None
+    burst_tpm: Positive | None = None
+    min_gap_ms: Annotated[int, Field(gt=0, le=3_600_000)] | None = None
+    concurrent: Positive | None = None
+    adaptive: bool = True
+    queue: QueueEntry = QueueEntry()
+    quotas: Annotated[tuple[QuotaEntry, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def sound(self) -> UpstreamLimitsEntry:
+        for burst, limit in (("burst_rpm", "rpm"), ("burst_tpm", "tpm")):
+            if getattr(self, burst) is not None and getattr(self, limit) is None:
+                raise ValueError(f"{burst} needs {limit}")
+        kept = [(quota.quota().unit, quota.window, quota.at_hour) for quota in self.quotas]
+        if len(set(kept)) != len(kept):
+            raise ValueError("quotas: two have the same unit and window")
+        return self
+
+    def limits(self) -> UpstreamLimits:
+        return UpstreamLimits(
+            requests_per_minute=self.rpm,
+            tokens_per_minute=self.tpm,
+            burst_requests=self.burst_rpm,
+            burst_tokens=self.burst_tpm,
+            min_gap_ms=self.min_gap_ms,
+            concurrent_requests=self.concurrent,
+            adaptive=self.adaptive,
+            queue=Queue(most=self.queue.most, wait_s=self.queue.wait_s),
+            quotas=tuple(quota.quota() for quota in self.quotas),
+        )
+
+
 class ConnectionEntry(Strict):
     name: Name
     provider: str
@@ -158,6 +223,7 @@ class ConnectionEntry(Strict):
     drop_params: DropParams = ()
     set_params: SetParams = {}
     data_policy: DataPolicyEntry | None = None
+    limits: UpstreamLimitsEntry | None = None
     connect_timeout_s: Seconds | None = None
     first_byte_timeout_s: Seconds | None = None
     idle_timeout_s: Seconds | None = None

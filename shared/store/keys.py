@@ -75,3 +75,23 @@ def estimate(organisation_id: str, event_id: str) -> bytes:
 
 def done(organisation_id: str, event_id: str) -> bytes:
     return f"ws:{{{organisation_id}}}:done:{event_id}".encode()
+
+
+SLOTS_LEARNED = b"ws:slots:learned"
+SLOTS_CHANNEL = b"ws:slots"
+
+
+def slots(connection_id: str) -> tuple[bytes, ...]:
+    """State, leases, waiting, tickets, deadlines, finish tags of a connection's queue (slots.lua)."""
+    return tuple(
+        f"ws:{{{connection_id}}}:u:{part}".encode() for part in ("state", "leases", "waiting", "tickets", "late", "tags")
+    )
+
+
+def quota(connection_id: str, unit: str, window: str) -> bytes:
+    return f"ws:{{{connection_id}}}:u:quota:{unit}:{window}".encode()
+
+
+def slots_channel(node_id: str) -> bytes:
+    """Where slots.lua tells a node of its grants."""
+    return f"ws:slots:{node_id}".encode()
