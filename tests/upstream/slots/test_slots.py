@@ -233,12 +233,12 @@ async def test_concurrency_falls_when_pushed_back_and_rises_again(slots: Slots, 
     await asyncio.sleep(0.05)
     state = keys.slots("conn_main")[0]
     with Redis.from_url(redis_url) as redis:
-        assert float(redis.hget(state, "cap")) == 7.0  # type: ignore[arg-type]
+        assert float(redis.hget(state, "cap")) == 7.0
         # five pushed back at once: once
         for _ in range(7):
             (await take(slots, setting)).done(10, 200, {})
         await asyncio.sleep(0.05)
-        assert float(redis.hget(state, "cap")) == 8.0  # type: ignore[arg-type]
+        assert float(redis.hget(state, "cap")) == 8.0
 
 
 async def test_a_pause_is_learned_by_all_nodes_and_ends(redis_url: str) -> None:
