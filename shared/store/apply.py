@@ -284,7 +284,7 @@ class Applying:
         if before is not None:
             for name, value in row.items():
                 old = getattr(before, name)
-                same = _canonical(old) == _canonical(value) if name == "models" else old == value
+                same = _canonical(old) == _canonical(value) if name == "models" else old == _stored(value)
                 changed = changed or not same
         if not changed:
             return
@@ -356,6 +356,11 @@ def _settings(entry: ConnectionEntry) -> dict[str, Any]:
 
 def _same(one: Any, other: Any) -> bool:
     return bool(msgspec.structs.replace(one, version="") == msgspec.structs.replace(other, version=""))
+
+
+def _stored(value: Any) -> Any:
+    """As Postgres gives it back: what is a tuple here is a list there."""
+    return json.loads(json.dumps(value))
 
 
 def _canonical(models: list[dict[str, Any]]) -> list[str]:

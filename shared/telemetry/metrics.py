@@ -1,7 +1,7 @@
 """The metric table: every Prometheus series that a process exports.
 
-Labels are provider, model and outcome: never a tenant, a key or anything else that a client can multiply. Model names
-beyond MAX_SERIES become `__other__`. Histograms' buckets double, so p50, p95 and p99 read from them are within a
+Labels are provider, model, outcome and connection: never a tenant, a key or anything else that a client can multiply. Names of
+models beyond MAX_SERIES become `__other__`. Histograms' buckets double, so p50, p95 and p99 read from them are within a
 factor of two at worst and interpolate well in between.
 """
 

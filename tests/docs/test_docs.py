@@ -141,8 +141,11 @@ def test_every_document_is_accepted() -> None:
 def test_every_key_of_the_document_is_named() -> None:
     from shared.store import document
 
-    text = (ROOT / "docs" / "providers.md").read_text()
+    text = (ROOT / "docs" / "providers.md").read_text() + (ROOT / "docs" / "upstream-limits.md").read_text()
     for entry in (
+        document.UpstreamLimitsEntry,
+        document.QueueEntry,
+        document.QuotaEntry,
         document.ConnectionEntry,
         document.ProfileEntry,
         document.ModelEntry,

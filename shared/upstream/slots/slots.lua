@@ -22,6 +22,7 @@
 -- start tag is what its organisation used so far (its finish tag), but no more than CREDIT behind the queue's time, which is
 -- also where an unknown organisation begins. The lowest goes first: who used less than its share goes ahead until it has.
 local EPOCH_S, CREDIT, LATE, BUCKET, BUCKETS, MINUTE = 1767225600, 5000000, 250000, 300000000, 60, 60000000
+local DAY_MS = 86400000
 local MOST_KNOWN = 1000 -- organisations whose use is remembered
 local UNKNOWN_MS = 1000 -- when a slot is freed, as long as none ever was
 local now = tonumber(ARGV[1])
@@ -35,7 +36,8 @@ local ur, br, ut, bt, gap = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[
 local most_at_once, adaptive = tonumber(ARGV[9]), ARGV[10] == '1'
 local most_waiting, lease_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
 local op, id = ARGV[13], ARGV[14]
-local fields = redis.call('HMGET', KEYS[1], 'r', 't', 'g', 'p', 'v', 'q', 'era', 'cap', 'ok', 'hold', 'seen')
+local NAMES = {'r', 't', 'g', 'p', 'v', 'q', 'era', 'cap', 'ok', 'hold', 'seen'}
+local fields = redis.call('HMGET', KEYS[1], unpack(NAMES))
 local r, t, g, pause = tonumber(fields[1] or 0), tonumber(fields[2] or 0), tonumber(fields[3] or 0), tonumber(fields[4] or 0)
 local virtual, queued, era = tonumber(fields[5] or 0), tonumber(fields[6] or 0), tonumber(fields[7] or 0)
 local cap, ok, hold, seen = tonumber(fields[8] or 0), tonumber(fields[9] or 0), tonumber(fields[10] or 0), tonumber(fields[11] or 0)
@@ -141,9 +143,10 @@ local function use(ticket, tokens, nano, late)
 end
 
 local function finish(organisation, tag)
-  redis.call('ZADD', KEYS[6], number(tag), organisation)
-  redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -1 - MOST_KNOWN)
-  redis.call('PEXPIRE', KEYS[6], 2 * MINUTE / 1000)
+  if redis.call('ZADD', KEYS[6], number(tag), organisation) == 1 then
+    redis.call('ZREMRANGEBYRANK', KEYS[6], 0, -1 - MOST_KNOWN)
+    redis.call('PEXPIRE', KEYS[6], DAY_MS)
+  end
 end
 
 -- Takes a ticket out of the queue. Unless it went, its organisation need not pay for it.
@@ -179,6 +182,7 @@ end
 
 -- Lets go whoever may. Returns when the next may, and whose it is.
 local function drain(changed)
+  if redis.call('ZCARD', KEYS[3]) == 0 then return -1, '' end
   local late = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now_ms, 'LIMIT', 0, 100)
   for _, ticket in ipairs(late) do
     out(ticket, false)
@@ -208,16 +212,24 @@ end
 
 local function answer(code, x, retry_ms, next_us, of)
   if cap >= most_at_once then cap = 0 end -- at the ceiling, wherever it will be
-  redis.call('HSET', KEYS[1], 'r', number(r), 't', number(t), 'g', number(g), 'p', number(pause), 'v', number(virtual),
-    'q', number(queued), 'era', era, 'cap', number(cap), 'ok', ok, 'hold', number(hold), 'seen', number(seen))
-  redis.call('PEXPIRE', KEYS[1], 86400000)
+  local values, changed = {r, t, g, pause, virtual, queued, era, cap, ok, hold, seen}, {}
+  for i, value in ipairs(values) do
+    if value ~= tonumber(fields[i] or 0) then
+      changed[#changed + 1] = NAMES[i]
+      changed[#changed + 1] = number(value)
+    end
+  end
+  if #changed > 0 then
+    redis.call('HSET', KEYS[1], unpack(changed))
+    redis.call('PEXPIRE', KEYS[1], DAY_MS)
+  end
   return {code, x, math.ceil(retry_ms), math.ceil(next_us), of == node and 1 or 0, unpack(replies)}
 end
 
 if op == 'take' then
   if most_at_once > 0 and redis.call('ZSCORE', KEYS[2], id) then return answer(1, era, 0, -1, '') end
   local first, of = drain(false)
-  if redis.call('ZSCORE', KEYS[3], id) then return answer(2, 0, 0, first, of) end
+  if first ~= -1 and redis.call('ZSCORE', KEYS[3], id) then return answer(2, 0, 0, first, of) end
   local organisation, tokens, nano, longest = ARGV[15], tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
   if now - seen > MINUTE and first == -1 then redis.call('DEL', KEYS[6]) end -- after a quiet minute all are equal
   seen = now

@@ -41,6 +41,7 @@ OTHERS_S = 0.05
 """By how much a node lets the one whose call is first go ahead."""
 MOST_LOOK_S = 5.0
 LEAST_PAUSE_S = 0.05
+FOR_EVER_MS = 2**53
 
 
 class Slots:
@@ -191,8 +192,10 @@ class Slots:
         self._heed(line, reply, waiter)
 
     def _here(self, line: Line) -> tuple[State, Cells, float]:
+        """The queue of this node alone: whatever it holds counts against its share, for as long as it is held."""
         if line.state is None:
             line.state = State()
+        line.state.leases = dict.fromkeys(line.live, FOR_EVER_MS)
         return line.state, line.cells.share(max(1, self._live_nodes()), SHARE), (self._clock.now_s() - EPOCH_S) * 1_000_000
 
     def _ask_again(self) -> None:

@@ -56,11 +56,14 @@ async def _standing(redis: Redis, connection: Connection, limits: UpstreamLimits
     cells = compile_cells(connection.connection_id, limits, now_s)
     now_us = (now_s - EPOCH_S) * 1_000_000
     pipe = redis.pipeline(transaction=False)
-    pipe.hgetall(cells.keys[0])
+    pipe.hgetall(cells.keys[0])  # type: ignore[arg-type]
     pipe.zcount(cells.keys[1], int(now_s * 1000), "+inf")
     pipe.zcard(cells.keys[2])
     for at, each in enumerate(cells.quotas):
-        (pipe.get if each.ends_us else pipe.hgetall)(cells.keys[6 + at])
+        if each.ends_us:
+            pipe.get(cells.keys[6 + at])
+        else:
+            pipe.hgetall(cells.keys[6 + at])  # type: ignore[arg-type]
     held, in_flight, waiting, *used = await pipe.execute()
     state = {name.decode(): float(value) for name, value in held.items()}
     cap = state.get("cap", 0.0)

@@ -181,7 +181,7 @@ class SideBySide(RuleBasedStateMachine):
         held = self.redis.hgetall(state_key)
         if held:
             for short, name in NUMBERS.items():
-                assert float(held[short.encode()]) == float(getattr(self.model, name))
+                assert float(held.get(short.encode(), 0)) == float(getattr(self.model, name))
         model = self.model
         for key, known in ((leases, model.leases), (waiting, model.waiting), (late, model.late), (tags, model.tags)):
             assert {name.decode(): score for name, score in self.redis.zrange(key, 0, -1, withscores=True)} == known
