@@ -18,7 +18,7 @@ from shared.domain.refusal import Reason, Refusal
 from shared.routing import eligible
 from shared.routing.eligible import Health
 from shared.routing.pool import Pool, Removed, Section
-from shared.routing.strategy import Inputs, Members, arranged, expected_cost
+from shared.routing.strategy import Inputs, Members, arranged, expected_costs
 
 MOST_ATTEMPTS = 5
 MOST_TOLD = 5
@@ -188,7 +188,7 @@ def _sorting(by: str, inputs: Inputs) -> Any:
         seen = inputs.figures.get(each.key, IDLE)
         match by:
             case "price":
-                return expected_cost(each.model, inputs.needs)
+                return expected_costs((each,), inputs.needs)[0]
             case "throughput":
                 return float("inf") if seen.tokens_per_s is None else -seen.tokens_per_s
             case _:

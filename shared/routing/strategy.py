@@ -13,7 +13,7 @@ from statistics import median
 
 import msgspec
 
-from shared.domain.catalogue import Deployment, Model
+from shared.domain.catalogue import Deployment
 from shared.domain.load import IDLE, Figures
 from shared.domain.money import MTOK
 from shared.domain.policy import NO_NEEDS, Needs
@@ -23,6 +23,10 @@ TYPICAL_OUTPUT_TOKENS = 512
 """What a call is taken to answer with when it does not say how much it wants at most."""
 EXPLORED = 0.05
 """The part of `fastest`'s calls that go to another one, so that its figures do not grow old."""
+
+UNKNOWN = float("inf")
+FOREVER_S = 1e9
+"""Longer than any clock of a node's runs: one call in flight more weighs more than any time since the last use."""
 
 Order = tuple[list[int], Mapping[int, float]]
 
@@ -74,10 +78,11 @@ def at_random(choice: Choice, members: Members, inputs: Inputs) -> Order:
 
 
 def least_used(choice: Choice, members: Members, inputs: Inputs) -> Order:
-    seen = [inputs.figures.get(each.key, IDLE) for each in members.deployments]
-    ranks = [(figures.in_flight, figures.last_use_s, at) for at, figures in enumerate(seen)]
-    ranks.sort()
-    return [rank[2] for rank in ranks], {rank[2]: float(rank[0]) for rank in ranks[: inputs.most]}
+    figures = inputs.figures
+    seen = [figures.get(each.key, IDLE) for each in members.deployments]
+    ranks = [each.in_flight * FOREVER_S + each.last_use_s for each in seen]
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    return order, {at: float(seen[at].in_flight) for at in order[: inputs.most]}
 
 
 def power_of_two(choice: Choice, members: Members, inputs: Inputs) -> Order:
@@ -101,8 +106,7 @@ def power_of_two(choice: Choice, members: Members, inputs: Inputs) -> Order:
 
 
 def cheapest(choice: Choice, members: Members, inputs: Inputs) -> Order:
-    needs = inputs.needs
-    costs = [expected_cost(each.model, needs) for each in members.deployments]
+    costs = expected_costs(members.deployments, inputs.needs)
     order = sorted(range(len(costs)), key=costs.__getitem__)
     return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
 
@@ -143,13 +147,17 @@ RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
 }
 
 
-def expected_cost(model: Model, needs: Needs) -> float:
-    """What the call is likely to cost there, in millionths of a nano-USD; infinite where the price is unknown."""
-    price = model.price
-    if price is None:
-        return float("inf")
-    out = TYPICAL_OUTPUT_TOKENS if needs.output_tokens is None else min(needs.output_tokens, TYPICAL_OUTPUT_TOKENS)
-    return float(needs.input_tokens * price.input_nano_per_mtok + out * price.output_nano_per_mtok + price.request_nano * MTOK)
+def expected_costs(deployments: Sequence[Deployment], needs: Needs) -> list[float]:
+    """What the call is likely to cost at each, in millionths of a nano-USD; infinite where the price is unknown."""
+    given = needs.input_tokens
+    made = TYPICAL_OUTPUT_TOKENS if needs.output_tokens is None else min(needs.output_tokens, TYPICAL_OUTPUT_TOKENS)
+    prices = [each.model.price for each in deployments]
+    return [
+        UNKNOWN
+        if price is None
+        else float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
+        for price in prices
+    ]
 
 
 def _median_ttft_s(members: Members, inputs: Inputs) -> float:

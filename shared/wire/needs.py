@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 import orjson
 
@@ -14,8 +16,8 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_MEDIA = 1_000
 """About what an image of common size costs at the large vendors."""
 NOTHING = frozenset({b"null", b"[]", b"{}", b"false", b'"none"'})
-TOOLS = ("tools", "functions")
-REASONING = ("reasoning", "reasoning_effort", "thinking")
+TOOLS = frozenset({"tools", "functions"})
+REASONING = frozenset({"reasoning", "reasoning_effort", "thinking"})
 FORMATS: dict[WireFormat, tuple[tuple[str, ...], ...]] = {
     WireFormat.OPENAI_CHAT: (("response_format",),),
     WireFormat.OPENAI_RESPONSES: (("text", "format"),),
@@ -24,6 +26,7 @@ FORMATS: dict[WireFormat, tuple[tuple[str, ...], ...]] = {
     WireFormat.GEMINI: (("generationConfig",), ("generation_config",)),
 }
 """Where a body says what its answer shall look like."""
+SHAPES = frozenset(path[0] for paths in FORMATS.values() for path in paths)
 SCHEMAS = ("schema", "json_schema", "responseSchema", "responseJsonSchema", "response_schema", "response_json_schema")
 
 
@@ -35,13 +38,18 @@ def read_needs(client: WireFormat, operation: str, envelope: Envelope, call: Cha
         operation=operation,
         vision=media.images > 0,
         audio=media.audio > 0 and operation == "chat",
-        tools=any(name in fields and bytes(fields[name]) not in NOTHING for name in TOOLS),
-        json_schema=any(path[0] in fields and _schema(fields[path[0]], path[1:]) for path in FORMATS.get(client, ())),
-        reasoning=any(name in fields and bytes(fields[name]) not in NOTHING for name in REASONING),
+        tools=not TOOLS.isdisjoint(fields) and _said(fields, TOOLS),
+        json_schema=not SHAPES.isdisjoint(fields)
+        and any(path[0] in fields and _schema(fields[path[0]], path[1:]) for path in FORMATS.get(client, ())),
+        reasoning=not REASONING.isdisjoint(fields) and _said(fields, REASONING),
         input_tokens=call.text_bytes // BYTES_PER_TOKEN + pieces * TOKENS_PER_MEDIA,
         output_tokens=call.max_tokens,
         parameters=tuple(fields),
     )
+
+
+def _said(fields: Mapping[str, msgspec.Raw], names: Iterable[str]) -> bool:
+    return any(name in fields and bytes(fields[name]) not in NOTHING for name in names)
 
 
 def _schema(raw: msgspec.Raw, path: tuple[str, ...]) -> bool:
