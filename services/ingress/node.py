@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hiredis import ReplyError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -34,7 +33,7 @@ from shared.routing.breaker import profile
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
-from shared.store.redis import Lane, RedisUnavailable, client
+from shared.store.redis import Lane, client
 from shared.store.responses import Responses
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
@@ -87,7 +86,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
-        health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
+        health = Health(lane, redis, SystemClock(), metrics, lambda: presence.live_nodes)
         gateway = Gateway(
             node=node_id,
             settings=settings,
@@ -108,7 +107,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
-        with suppress(RedisUnavailable, ReplyError):  # or the first calls would go to what is known to be down
+        with suppress(RedisError, OSError, TimeoutError):  # or the first calls would go to what is known to be down
             await health.look()
         resend, reap = senders(redis)
         tasks += [
@@ -116,7 +115,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             for work in (
                 watch.run(),
                 presence.run(),
-                health.run(redis),
+                health.run(),
                 node.streams.sweep_forever(),
                 wal.run(partial(ledger.missing, pool), resend, reap),
             )
