@@ -11,12 +11,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import click
+import msgspec
 import pytest
 
 from services.cli.__main__ import main
 from services.ingress.node import measure
 from services.simulator.behaviour import MODELS, RULES
 from shared.domain.failure import Failure, FailureClass
+from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.refusal import Reason
 from shared.providers import registry
 from shared.providers.failure import consequence
@@ -141,7 +143,7 @@ def test_every_document_is_accepted() -> None:
 def test_every_key_of_the_document_is_named() -> None:
     from shared.store import document
 
-    text = (ROOT / "docs" / "providers.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("providers.md", "resilience.md"))
     for entry in (
         document.ConnectionEntry,
         document.ProfileEntry,
@@ -179,6 +181,12 @@ def test_settings_are_all_there_with_their_defaults() -> None:
             case _:
                 expected[name] = str(value) or "empty"
     assert table == expected
+
+
+def test_profiles_are_what_the_code_says() -> None:
+    listed = {row[0]: row[1:] for row in rows("resilience.md") if len(row) == 4}
+    for name in msgspec.structs.fields(Profile):
+        assert listed[name.name] == [f"{getattr(PROFILES[kind], name.name):g}" for kind in ProfileKind]
 
 
 def test_settings_that_are_mentioned_exist() -> None:
