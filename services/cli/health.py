@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -68,7 +67,7 @@ def _undo(what: Undo, name: str | None, everything: bool, *, as_json: bool) -> N
         pool = postgres.engine(settings.database_url, pool_size=1)
         try:
             async with redis_of(settings) as redis:
-                return await undo(redis, pool, what, name, by=f"cli {getpass.getuser()}")
+                return await undo(redis, pool, what, name, by="cli")
         finally:
             await pool.dispose()
 

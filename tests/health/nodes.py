@@ -16,7 +16,7 @@ from shared.domain.health import Profile
 from shared.providers import registry
 from shared.store.redis import Lane, client
 from shared.telemetry.metrics import Metrics
-from shared.upstream.health import Health, Pace
+from shared.upstream.health import Health, Pace, Probe
 
 QUICK = Profile(failures=3, open_s=0.02, longest_open_s=0.02, cooldown_s=1.0, longest_cooldown_s=2.0)
 """Breakers that open for about 20 ms."""
@@ -48,12 +48,12 @@ class Node:
         self.lane = Lane(url, deadline_s=0.5)
         self.redis = client(url)
         self.metrics = Metrics()
-        self.health = Health(self.lane, SystemClock(), self.metrics, lambda: live, pace=pace, chance=chance)
+        self.health = Health(self.lane, self.redis, SystemClock(), self.metrics, lambda: live, pace=pace, chance=chance)
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.lane.open()
-        self._running = asyncio.ensure_future(self.health.run(self.redis))
+        self._running = asyncio.ensure_future(self.health.run())
 
     async def die(self) -> None:
         """As a process does: no goodbye."""
@@ -66,6 +66,14 @@ class Node:
     def standing(self, made: Deployment) -> str | None:
         standing = self.health.standing(made, time.time())
         return None if standing is None else standing.state
+
+    async def claimed(self, made: Deployment) -> Probe:
+        """The probe, once it is due by Redis' clock too."""
+        began_s = time.monotonic()
+        while (probe := await self.health.claim(made)) is None:
+            assert time.monotonic() - began_s < 5, "nothing could be claimed"
+            await asyncio.sleep(0.002)
+        return probe
 
     def fail(self, made: Deployment, times: int = 1, failure: Failure = BROKEN) -> None:
         for _ in range(times):

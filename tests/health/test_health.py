@@ -167,15 +167,13 @@ async def test_an_account_without_credit_is_locked_and_tried_again(redis_url: st
         await until(lambda: two.standing(lab) == "locked")
         assert await two.health.claim(lab) is None
         await until(lambda: two.standing(lab) == "half_open_due")
-        claimed = [await node.health.claim(lab) for node in (one, two)]
-        (granted,) = [probe for probe in claimed if probe is not None]
-        assert (granted.breaker, granted.lock is not None) == (None, True)
-        node = one if claimed[0] is granted else two
-        node.health.report(lab, empty, probe=granted)
+        probe = await one.claimed(lab)
+        assert await two.health.claim(lab) is None
+        assert (probe.breaker, probe.lock is not None) == (None, True)
+        one.health.report(lab, empty, probe=probe)
         await until(lambda: {one.standing(lab), two.standing(lab)} == {"locked"})
         await until(lambda: two.standing(lab) == "half_open_due")
-        probe = await two.health.claim(lab)
-        assert probe is not None
+        probe = await two.claimed(lab)
         two.health.report(lab, None, probe=probe)
         await until(lambda: not (one.health.marks or two.health.marks))
 
@@ -216,13 +214,11 @@ async def test_breakers_back_off_and_a_probe_that_succeeds_begins_anew(redis_url
             began_s = time.monotonic()
             await until(lambda: node.standing(lab) == "half_open_due")
             lasted.append(time.monotonic() - began_s)
-            probe = await node.health.claim(lab)
-            assert probe is not None
+            probe = await node.claimed(lab)
             assert node.standing(lab) == "open"
             node.health.report(lab, BROKEN, probe=probe)
         await until(lambda: node.standing(lab) == "half_open_due")
-        probe = await node.health.claim(lab)
-        assert probe is not None
+        probe = await node.claimed(lab)
         node.health.report(lab, None, probe=probe)
         await until(lambda: not node.health.marks)
         node.fail(lab)
