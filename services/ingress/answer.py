@@ -36,7 +36,8 @@ _CLOCK = Clockface()
 
 
 class WholeAnswer:
-    """An HTTP/1.1 answer of status 200 with a known body (duck-typed: what RequestHandler.finish_response calls)."""
+    """An HTTP/1.1 answer of status 200 with a known body. A Connection writes it; `prepare` and `write_eof` are for any other
+    of aiohttp's servers."""
 
     __slots__ = ("_body", "_headers", "_request", "keep_alive", "prepared")
 
@@ -55,17 +56,22 @@ class WholeAnswer:
 
     async def write_eof(self) -> None:
         """Raises ConnectionError when the client is gone."""
-        transport = self._request.transport
+        if self.write():
+            await self._request.writer.drain()
+
+    def write(self) -> bool:
+        """Hand it to the transport; whether it is so large that the caller should drain. Raises ConnectionError when the client
+        is gone."""
+        request, body = self._request, self._body
+        transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        body = self._body
-        version = self._request.version
-        lines = "".join([f"{name}: {value}\r\n" for name, value in self._headers.items()])
+        minor = request.version.minor
+        lines = "\r\n".join(map(": ".join, self._headers.items()))
         if not self.keep_alive:
-            lines += "Connection: close\r\n"
-        elif version.minor == 0:
-            lines += "Connection: keep-alive\r\n"
-        head = f"HTTP/1.{version.minor} 200 OK\r\nContent-Length: {len(body)}\r\nDate: {_CLOCK.now()}\r\n{lines}\r\n"
+            lines += "\r\nConnection: close"
+        elif minor == 0:
+            lines += "\r\nConnection: keep-alive"
+        head = f"HTTP/1.{minor} 200 OK\r\nContent-Length: {len(body)}\r\nDate: {_CLOCK.now()}\r\n{lines}\r\n\r\n"
         transport.write(head.encode("ascii", "replace") + body)
-        if len(body) > DRAIN_ABOVE_BYTES:
-            await self._request.writer.drain()
+        return len(body) > DRAIN_ABOVE_BYTES
