@@ -13,6 +13,7 @@ import uvloop
 from services.cli import manage
 from services.cli.connect import connect
 from services.cli.matrix import matrix
+from services.cli.request import request
 from services.cli.say import guarded, json_option, settings_here
 from services.cli.up import up
 from services.simulator.__main__ import DEFAULT_PORT as DEFAULT_SIMULATOR_PORT
@@ -76,6 +77,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
 main.add_command(up)
 main.add_command(connect)
 main.add_command(matrix)
+main.add_command(request)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
     main.add_command(command)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.ingress import account, counting, health, inference, models, provider_models, responses
+from services.ingress import account, counting, health, inference, models, provider_models, requests, responses
 from services.ingress.connection import check_head
 from services.ingress.node import Node
 from services.ingress.refusals import refusal_response
@@ -59,6 +59,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
 }
 UNDER: dict[str, dict[str, Handler]] = {
     inference.PROVIDERS: {"POST": inference.at_provider},
+    requests.REQUESTS: {"GET": requests.show},
     "/v1/responses/": {"GET": responses.show, "DELETE": responses.forget},
     "/v1/models/": {"GET": models.one_model, "POST": inference.gemini},
     "/v1beta/models/": {"GET": models.one_model, "POST": inference.gemini},

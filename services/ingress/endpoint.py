@@ -51,6 +51,7 @@ async def serve(
         stream=stream,
         provider=provider,
         sse=sse,
+        deadline=headers.get("x-waystation-deadline-s"),
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
     x = begin(gateway, arrival, sink)

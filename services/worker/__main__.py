@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.worker.pull import Pulling, pull_models
 from services.worker.reaper import Reaping, reap
-from services.worker.rollup import partitions, reconcile, roll_up_days
+from services.worker.rollup import forget_decisions, partitions, reconcile, roll_up_days
 from services.worker.usage import UsageConsumer, refuses_data
 from shared.settings import Settings, SettingsError
 from shared.store import keys, postgres, queue
@@ -61,7 +61,9 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     session = Session()
     pulling = Pulling(pool, session, Credentials(Vault.from_secret(settings.secret())))
-    context = {"pool": pool, "reaping": Reaping(redis, pool), "pulling": pulling}
+    context = {
+        "pool": pool, "reaping": Reaping(redis, pool), "pulling": pulling, "decisions_kept_days": settings.decisions_kept_days,
+    }  # fmt: skip
     consuming = asyncio.ensure_future(consume(pool, consumer, stopping))
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
@@ -109,6 +111,7 @@ def timetable() -> list[CronJob]:
         cron(cast(Any, roll_up_days), minute=EVERY_10_MIN, second=30, **every),
         cron(cast(Any, reconcile), hour={3}, minute={15}, **(every | {"timeout": 600})),
         cron(cast(Any, partitions), hour=EVERY_6_H, minute=1, **every),
+        cron(cast(Any, forget_decisions), hour={4}, minute={45}, **(every | {"timeout": 600})),
         cron(cast(Any, pull_models), minute={7}, **(every | {"timeout": 600})),
     ]
 

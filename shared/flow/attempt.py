@@ -5,6 +5,8 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
@@ -37,22 +39,38 @@ OUTCOME = {
     FailureClass.RATE_LIMITED: Outcome.PROVIDER_LIMIT,
     FailureClass.QUOTA: Outcome.PROVIDER_LIMIT,
     FailureClass.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
+    FailureClass.DEADLINE: Outcome.TIMEOUT,
     FailureClass.IDLE_TIMEOUT: Outcome.TIMEOUT,
     FailureClass.CUT: Outcome.CUT,
 }
 
 
+class Unsuited(Refused):
+    """The deployment cannot be asked for this: its format has no word for it. Another's may."""
+
+
 async def attempt(x: Exchange) -> UpstreamResponse:
     """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
     try:
-        if x.call.media.by_reference:
-            await fetch(x)
-        request = encode(x)
+        request = await prepared(x)
         intend(x)
-        x.sent_s = x.gateway.clock.monotonic_s()
+        x.sent_s = now_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
+    if request.first_byte_timeout_s > x.deadline_s - now_s:
+        request = replace(request, first_byte_timeout_s=max(0.0, x.deadline_s - now_s))
     return await send(x, request)
+
+
+async def prepared(x: Exchange) -> UpstreamRequest:
+    """Raises Unsuited, TransportError."""
+    try:
+        if x.call.media.by_reference:
+            await fetch(x)
+        return encode(x)
+    except Refused as refused:
+        x.outcome = Outcome.REJECTED
+        raise Unsuited(refused.refusal) from None
 
 
 async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
@@ -73,21 +91,18 @@ async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
 
 
 def encode(x: Exchange) -> UpstreamRequest:
+    """Raises Refused, NothingSent."""
     deployment, reservation = x.deployment, x.reservation
     assert reservation is not None
     arrival = x.arrival
     endpoint = arrival.operation
     if endpoint == "transcriptions":
         return first_step(x)
-    try:
-        x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
-        body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
-        if deployment.params is not None:
-            body, without = params.applied(body, deployment.params)
-            x.dropped = [*x.dropped, *without]
-    except Refused:
-        x.outcome = Outcome.REJECTED
-        raise
+    x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
+    body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
+    if deployment.params is not None:
+        body, without = params.applied(body, deployment.params)
+        x.dropped = [*x.dropped, *without]
     if endpoint == "completions" and isinstance(x.bridge, Translation):
         endpoint = "chat"
     if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
@@ -100,11 +115,7 @@ def first_step(x: Exchange) -> UpstreamRequest:
     """A transcription's first request; transcribe.py does the others. Raises Refused, NothingSent."""
     bridge = translating(x, x.arrival.operation)
     assert isinstance(bridge, Passthrough | Transcription)
-    try:
-        x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call, f"waystation-{token_hex(16)}")
-    except Refused:
-        x.outcome = Outcome.REJECTED
-        raise
+    x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call, f"waystation-{token_hex(16)}")
     x.bridge = bridge
     return x.gateway.credentials.step(x.deployment, x.step)
 
@@ -140,16 +151,10 @@ def intend(x: Exchange) -> None:
         ) from None  # fmt: skip
 
 
-def forget(x: Exchange) -> None:
-    """Make way for the next attempt: what was noted of the one that failed is counted and let go."""
-    if x.failure is not None:
-        x.gateway.metrics.failed(x.deployment.provider.name, x.failure.failure_class)
-    x.failure = x.sent_s = x.first_token_s = x.usage = x.finish_reason = None
-    x.outcome, x.streamed_deltas, x.streamed_bytes = Outcome.UNKNOWN, 0, 0
-
-
 def refused(x: Exchange, failure: Failure) -> Refused:
     """Note the attempt's bad end on the exchange and say what it means to the client."""
+    if failure.failure_class is FailureClass.FIRST_BYTE_TIMEOUT and x.gateway.clock.monotonic_s() >= x.deadline_s:
+        failure = replace(failure, failure_class=FailureClass.DEADLINE)
     x.failure = failure
     x.outcome = OUTCOME.get(failure.failure_class, Outcome.PROVIDER_ERROR)
     refusal = consequence(failure, x.deployment.provider.title)

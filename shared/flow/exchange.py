@@ -2,6 +2,7 @@
 
     accept   who asks, what, in which format
     admit    plan it, price it, one Redis trip: limits, budgets, a reservation
+    attempts one deployment after the other, until one answers
     attempt  encode, sign, send, classify
     relay    the provider's bytes to the client, usage picked out on the way
     settle   tokens → cost → local log, settlement and usage event, whatever happened
@@ -19,12 +20,13 @@ from typing import Any, Protocol
 from shared.admission.gate import Gate, Reservation
 from shared.clock import Clock
 from shared.domain.catalogue import Deployment, WireFormat
+from shared.domain.decision import Tried
 from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
-from shared.flow import accept, admit, attempt, prewarm, relay, settle
-from shared.routing.plan import goes_on
+from shared.flow import accept, admit, attempts, prewarm, relay, settle
+from shared.routing.retries import RetryBudget
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.responses import Responses
@@ -90,6 +92,8 @@ class Arrival:
     stream: bool | None = None
     headers: tuple[tuple[str, str], ...] = ()
     """The client's own that go on to a provider of the same format (anthropic-beta)."""
+    deadline: str | None = None
+    """`x-waystation-deadline-s`, as it was sent."""
 
 
 @dataclass(slots=True)
@@ -111,6 +115,7 @@ class Gateway:
     tracer: Tracer
     log: Log
     clock: Clock
+    retries: RetryBudget = field(default_factory=RetryBudget)
     in_flight: int = 0
     draining: bool = False
 
@@ -130,11 +135,17 @@ class Exchange:
     envelope: Envelope = field(init=False)
     call: ChatCall = field(init=False)
     body_bytes: int = 0
+    deadline_s: float = 0.0
+    """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
     plan: tuple[Deployment, ...] = ()
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
+    began_s: float = 0.0
+    """When the attempt under way began."""
+    tried: tuple[Tried, ...] = ()
+    """The attempts before it."""
     intended: bool = False
     """The log has the intent. The first attempt need not write it: its credential may be unusable."""
     reservation: Reservation | None = None
@@ -178,7 +189,7 @@ async def run(x: Exchange) -> None:
             return
         await admit.admit(x)
         try:
-            await attempt_each(x)
+            await attempts.answer(x)
         except Refused:
             raise
         except BaseException as error:
@@ -188,18 +199,3 @@ async def run(x: Exchange) -> None:
             settle.settle(x)
     finally:
         gateway.in_flight -= 1
-
-
-async def attempt_each(x: Exchange) -> None:
-    """Go through the plan until a deployment answers. Raises Refused as the last of them does. Once a byte has reached the
-    client nothing is tried again."""
-    for deployment in x.plan:
-        x.deployment, x.attempts = deployment, x.attempts + 1
-        try:
-            response = await attempt.attempt(x)
-            await relay.relay(x, response)
-            return
-        except Refused:
-            if deployment is x.plan[-1] or x.sink.started or not goes_on(x.failure):
-                raise
-        attempt.forget(x)

@@ -1,11 +1,11 @@
-"""Plan (pure): which deployments a call may go to, in order, and which bad ends let it go on to the next."""
+"""Plan (pure): which deployments a call may go to, in order, and which bad ends another one can cure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from shared.domain.catalogue import Deployment
-from shared.domain.failure import Failure, FailureClass
+from shared.domain.failure import FailureClass
 
 MOST_ATTEMPTS = 5
 EVERY = "*"
@@ -14,15 +14,11 @@ EVERY = "*"
 CURABLE = frozenset(
     {
         FailureClass.CONNECT, FailureClass.RATE_LIMITED, FailureClass.OVERLOADED, FailureClass.QUOTA,
-        FailureClass.CREDENTIAL, FailureClass.PROVIDER_FAULT,
+        FailureClass.CREDENTIAL, FailureClass.PROVIDER_FAULT, FailureClass.FIRST_BYTE_TIMEOUT, FailureClass.IDLE_TIMEOUT,
+        FailureClass.CUT, FailureClass.MALFORMED,
     }
 )  # fmt: skip
-"""What another deployment can cure, and what the provider does not bill: it said no before it made anything. After a timeout or
-a cut the prompt may have to be paid for, and a client's own fault is one everywhere."""
-
-
-def goes_on(failure: Failure | None) -> bool:
-    return failure is not None and failure.failure_class in CURABLE
+"""What another deployment can cure. A client's own fault is one everywhere, and so is what a content filter refused."""
 
 
 def plan(first: Sequence[Deployment], chain: Iterable[Deployment]) -> tuple[Deployment, ...]:

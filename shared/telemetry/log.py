@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from shared.domain.decision import Tried
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome, UsageEvent
 
@@ -82,6 +83,12 @@ class FailedCallLine(CallLine, gc=False):
     provider_status: int | None
 
 
+class RetriedCallLine(CallLine, gc=False):
+    failure: FailureClass | None
+    provider_status: int | None
+    attempts: tuple[Tried, ...]
+
+
 class Log:
     """The calls' log."""
 
@@ -108,6 +115,10 @@ class Log:
             event.team_id, event.key_id, event.model, event.provider, event.stream, event.outcome, event.input_tokens,
             event.output_tokens, event.cost_nano_usd, event.duration_ms, event.first_token_ms,
         )  # fmt: skip
+        attempts = () if event.decision is None else event.decision.tried
+        if attempts:
+            kind, status = (None, None) if failure is None else (failure.failure_class, failure.status)
+            return _encode(RetriedCallLine(*said, kind, status, attempts))
         if failure is None:
             return _encode(CallLine(*said))
         return _encode(FailedCallLine(*said, failure.failure_class, failure.status))

@@ -70,6 +70,9 @@ class DeploymentMeters:
         self.duration.observe(duration_s)
         if first_token_s is not None:
             self.first_token.observe(first_token_s)
+        self.spend(event)
+
+    def spend(self, event: UsageEvent) -> None:
         tokens = self.tokens
         tokens[0] += event.input_tokens
         tokens[1] += event.output_tokens
@@ -143,6 +146,9 @@ class Metrics:
         self.response_not_kept = Counter(
             "waystation_responses_not_kept_total", "Answers of /v1/responses that could not be stored.", registry=registry
         )
+        self.retries_denied = Counter(
+            "waystation_retries_denied_total", "Further attempts that the retry budget did not allow.", registry=registry
+        )
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
         ProcessCollector(registry=registry)
 
@@ -152,6 +158,10 @@ class Metrics:
 
     def finished(self, event: UsageEvent, *, duration_s: float, first_token_s: float | None) -> None:
         self.calls.of(event.provider, event.model).add(event, duration_s, first_token_s)
+
+    def paid(self, event: UsageEvent) -> None:
+        """An attempt that failed and is billed: no call of its own, but its tokens and cost count."""
+        self.calls.of(event.provider, event.model).spend(event)
 
     def left(self, before_upstream_s: float) -> None:
         """A request left for its provider, so long after it arrived."""
