@@ -18,7 +18,7 @@ from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import ERROR, PayloadAccessError, _ErrInfo
 
-from services.ingress.answer import WholeAnswer
+from services.ingress.answer import Answer
 from services.ingress.refusals import raw_refusal, refusal_response
 from shared.domain.refusal import Reason, Refusal, refuse
 
@@ -116,12 +116,11 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """The answer, and whether the client is gone. A whole answer needs nothing of what aiohttp does for its own."""
-        if not isinstance(resp, WholeAnswer) or self._upgraded:
+        """The answer, and whether the client is gone. A call's answer needs nothing of what aiohttp does for its own."""
+        if not isinstance(resp, Answer) or self._upgraded:
             return await super().finish_response(request, resp, start_time)
         try:
-            if resp.write():
-                await request.writer.drain()
+            await resp.finish()
         except ConnectionError:
             return resp, True
         return resp, False
