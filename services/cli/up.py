@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from types import FrameType
 import click
 
 from services.cli.children import STOP_S, Child, Program, Server
-from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, free_port
+from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, free_port, keep_port, kept_port, unusable
 from services.cli.locate import engines_file, secret_file, write
 from services.cli.say import guarded, json_option
 from shared.settings import DEFAULT_PORT, Settings, SettingsError
@@ -100,14 +99,9 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 
 def require_free(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(
-                f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
-            ) from None
+    why = unusable(host, port)
+    if why is not None:
+        raise SettingsError(f"port {port} on {host} cannot be used ({why}): choose another with --port")
 
 
 def with_secret(settings: Settings) -> Settings:
@@ -163,7 +157,11 @@ async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
 @contextmanager
 def running(settings: Settings) -> Iterator[list[Program]]:
     """Simulator, ingress and worker, told where everything is; so are other commands, while this runs."""
-    simulator_port = free_port()
+    kept = settings.data_dir / "simulator-port"
+    simulator_port = kept_port(kept)
+    if unusable("127.0.0.1", simulator_port):
+        simulator_port = free_port()
+    keep_port(kept, simulator_port)
     settings = replace(settings, simulator_url=f"http://127.0.0.1:{simulator_port}/v1")
     write(
         settings.data_dir,
