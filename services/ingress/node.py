@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from shared.admission.reap import Reaper
 from shared.admission.restore import Restore
 from shared.admission.seeding import Seeder
 from shared.clock import SystemClock
-from shared.domain.catalogue import Connection
+from shared.domain.catalogue import Connection, Provider
 from shared.domain.limits import Budget
 from shared.domain.usage import UsageEvent, encode_event
 from shared.flow.exchange import Gateway
@@ -61,6 +61,8 @@ class Node:
     streams: LiveStreams
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
+    providers: Mapping[str, Provider]
+    """The catalogue."""
 
 
 @asynccontextmanager
@@ -71,7 +73,8 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
     pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
     wal = Wal.open(settings.data_dir / "usage-log", node_id)
     lane = Lane(settings.redis_url, deadline_s=settings.redis_deadline_s)
-    watch = Watch(pool, redis, registry.load(), built_in(settings))
+    providers = registry.load()
+    watch = Watch(pool, redis, providers, built_in(settings))
     tasks: list[asyncio.Task[Any]] = []
     gateway: Gateway | None = None
     try:
@@ -97,7 +100,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, providers)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
