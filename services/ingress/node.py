@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from shared.admission.reap import Reaper
 from shared.admission.restore import Restore
 from shared.admission.seeding import Seeder
 from shared.clock import SystemClock
-from shared.domain.catalogue import Connection
+from shared.domain.catalogue import Connection, Provider
 from shared.domain.health import MarkState
 from shared.domain.limits import Budget
 from shared.domain.usage import UsageEvent, encode_event
@@ -69,6 +69,8 @@ class Node:
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
     redis: Redis
+    providers: Mapping[str, Provider]
+    """The catalogue."""
 
 
 @asynccontextmanager
@@ -113,7 +115,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis, providers)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
