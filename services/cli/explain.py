@@ -46,7 +46,7 @@ class Unseen:
 
 @click.command()
 @click.option("--key", "key_id", help="The key whose call it is, by its id.")
-@click.option("--team", help="A team (`name` or `organisation/name`) instead of a key.", default="default", show_default=True)
+@click.option("--team", help="A team (`name` or `organisation/name`) instead of a key; without either, `default`.")
 @click.option(
     "-f", "--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The request's body (JSON)."
 )
@@ -59,7 +59,7 @@ class Unseen:
 @guarded
 def explain(
     key_id: str | None,
-    team: str,
+    team: str | None,
     path: Path | None,
     model: str | None,
     wire_format: str,
@@ -70,12 +70,14 @@ def explain(
     """Show where a call would go, in order, and why nowhere else."""
     if (path is None) == (model is None):
         fail("waystation: say either -f body.json or --model NAME")
+    if team is not None and (key_id is not None or at is not None):
+        fail("waystation: --team goes with neither --key nor --at")
     body = path.read_bytes() if path is not None else json.dumps({"model": model}).encode()
     if at is not None:
         query = {"format": wire_format, "operation": operation} | ({"key_id": key_id} if key_id is not None else {})
         found = wait_for(asked(at, query, body))
     else:
-        found = wait_for(here(settings_here(), key_id, team, body, WireFormat(wire_format), operation))
+        found = wait_for(here(settings_here(), key_id, team or "default", body, WireFormat(wire_format), operation))
     answer(found, "\n".join(lines(found)), as_json=as_json)
 
 

@@ -22,7 +22,7 @@ from shared.domain.refusal import Reason, Refused
 from shared.domain.routing import Choice, Route, Strategy, Target
 from shared.flow import choose as choosing
 from shared.flow.admit import covered
-from shared.flow.choose import choose, unbounded
+from shared.flow.choose import choose, decided, unbounded
 from shared.flow.explain import explain
 from shared.routing.eligible import Health
 from shared.routing.plan import told
@@ -125,6 +125,8 @@ def test_one_model_without_conditions_makes_no_plan() -> None:
     x = exchange(snapshot(), body("b/m", tools=[{"type": "function"}]))
     first = choose(x)
     assert ([each.connection.name for each in first], x.decision) == (["b"], None)
+    x.plan = first
+    assert told(decided(x))["candidates"] == [{"model": "b/m", "connection": "b", "provider": "b"}]
     assert [each.connection.name for each in choose(exchange(snapshot(), body("a/m")))] == ["a", "a2"]
 
 
@@ -163,6 +165,7 @@ def test_accounts_of_a_prefix_are_chosen_among_as_it_says() -> None:
 
 def test_a_route_may_have_its_own_number_of_attempts() -> None:
     assert names(snapshot(routes=(route("b/m", "a/m", "c/x", max_attempts=2),)), body()) == ["b:m", "a:m"]
+    assert names(snapshot(routes=(route("a/m", max_attempts=1, strategy=Strategy.RANDOM),)), body()) == ["a:m"]
 
 
 def test_what_a_call_needs_decides_among_a_routes_models() -> None:
