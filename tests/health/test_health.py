@@ -194,6 +194,24 @@ async def test_a_change_reaches_every_node_within_250_ms(redis_url: str) -> None
     assert reach_ms[-1] < 1_250
 
 
+async def test_nodes_whose_clocks_are_wrong_agree_with_the_others(redis_url: str) -> None:
+    lab = deployment(profile=Profile(failures=1, open_s=0.5, longest_open_s=0.5))
+    async with (
+        nodes(redis_url) as (right,),
+        nodes(redis_url, ahead_s=3600.0) as (fast,),
+        nodes(redis_url, ahead_s=-3600.0) as (slow,),
+    ):
+        right.fail(lab)
+        await until(lambda: {node.standing(lab) for node in (right, fast, slow)} == {"open"})
+        for node in (right, fast, slow):
+            standing = node.health.standing(lab, node.clock.now_s())
+            assert standing is not None
+            assert 0 < standing.until_s - node.clock.now_s() < 0.65
+        took_s = await until(lambda: {node.standing(lab) for node in (right, fast, slow)} == {"half_open_due"})
+        assert took_s < 2
+        assert await slow.claimed(lab)
+
+
 async def test_a_node_that_comes_later_knows_what_the_others_know(redis_url: str) -> None:
     lab, other = deployment(), deployment(connection="conn_b")
     async with nodes(redis_url) as (one,):

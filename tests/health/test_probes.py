@@ -134,6 +134,24 @@ async def test_a_dead_nodes_probe_goes_to_another_after_its_lease(redis_url: str
         assert probe.breaker != held.breaker
 
 
+async def test_a_probe_of_a_call_that_left_while_it_asked_is_given_back(redis_url: str) -> None:
+    lab = deployment(profile=QUICK)
+    async with nodes(redis_url, 2) as (one, two):
+        one.fail(lab, 2)
+        await until(lambda: one.standing(lab) == "half_open_due" and two.standing(lab) == "half_open_due")
+        await asyncio.sleep(0.02)
+        claiming = asyncio.ensure_future(one.health.claim(lab))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        assert claiming.cancelled()
+        began_s = time.monotonic()
+        assert await two.claimed(lab)
+        assert time.monotonic() - began_s < PACE.lease_s / 2
+        assert not one.health._probes
+
+
 async def test_a_long_probe_keeps_its_lease_and_a_late_end_is_not_heard(redis_url: str) -> None:
     lab = deployment(profile=QUICK)
     pace = type(PACE)(lease_s=0.4, renew_s=0.1, tick_s=0.05)

@@ -105,7 +105,10 @@ class Cluster:
                 self.heard(message["data"])
             elif message is not None or left_s <= 0:
                 looked_s = time.monotonic()
-                await self.look()
+                if self._lane.up:
+                    await self.look()
+                else:  # this node's calls cannot reach the board: it goes on alone
+                    looked_s -= POLL_S - RETRY_S
 
     def heard(self, message: bytes) -> None:
         notice = read_notice(message)

@@ -267,6 +267,8 @@ class Health:
 
     def _strike(self, deployment: Deployment, weight: float, cause: Cause) -> None:
         """Tell the cluster of a failure (weight 0: of none) and of the successes before it."""
+        if deployment.key in self.marks:
+            return  # a call from before it opened, or one that had no choice: the board would not count it
         watched = self._watched.get(deployment.key)
         successes = 0
         if watched is not None:
