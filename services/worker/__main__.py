@@ -30,6 +30,7 @@ from services.worker.pull import Pulling, pull_models
 from services.worker.reaper import Reaping, reap
 from services.worker.rollup import forget_decisions, partitions, reconcile, roll_up_days
 from services.worker.usage import UsageConsumer, refuses_data
+from shared.routing.proxies import read_environment
 from shared.settings import Settings, SettingsError
 from shared.store import keys, postgres, queue
 from shared.store.redis import client
@@ -37,6 +38,7 @@ from shared.store.secrets import SecretError, Vault
 from shared.telemetry import log as logs
 from shared.telemetry.start import cannot_start, told, wants_json
 from shared.upstream.credentials import Credentials
+from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ async def run(settings: Settings, *, as_json: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     session = Session()
-    pulling = Pulling(pool, session, Credentials(Vault.from_secret(settings.secret())))
+    vault = Vault.from_secret(settings.secret())
+    pulling = Pulling(pool, session, Credentials(vault), Proxies(vault, read_environment(os.environ)))
     context = {
         "pool": pool, "reaping": Reaping(redis, pool), "pulling": pulling, "decisions_kept_days": settings.decisions_kept_days,
     }  # fmt: skip
@@ -183,6 +186,7 @@ def main() -> None:
         if not settings.database_url or not settings.redis_url:
             raise SettingsError("DATABASE_URL and REDIS_URL must be set")
         Vault.from_secret(settings.secret())  # nothing starts without one that is usable
+        read_environment(os.environ)
         logs.configure(settings.log_level)
     except (SettingsError, SecretError, ValueError) as error:
         cannot_start("worker", str(error), as_json)

@@ -7,8 +7,8 @@ import msgspec
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One attempt. `result` is `ok`, a FailureClass, `unsuited` (its format cannot express the call, nothing was sent),
-    `hedge_lost` or `client_gone`; `status` is the provider's."""
+    """One attempt. `result` is `ok`, a FailureClass, `unsuited` (its format cannot express the call), `skipped` (it was shut,
+    cooling down or locked; nothing was sent in either case), `hedge_lost` or `client_gone`; `status` is the provider's."""
 
     deployment: str
     connection: str

@@ -12,6 +12,7 @@ The files of this folder are those stages, and sort in the order in which they r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import getrandbits
@@ -25,7 +26,8 @@ from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
-from shared.flow import accept, admit, attempts, prewarm, relay, settle
+from shared.flow import accept, admit, attempts, prewarm, relay, settle, slot
+from shared.routing.plan import Plan
 from shared.routing.retries import RetryBudget
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
@@ -36,7 +38,11 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
-from shared.upstream.transport import Transport
+from shared.upstream.health.health import Health, Probe
+from shared.upstream.load import Load
+from shared.upstream.proxies import Proxies
+from shared.upstream.slots.slots import Slot, Slots
+from shared.upstream.transport import Transport, UpstreamResponse
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.inline import Fetched
@@ -110,12 +116,18 @@ class Gateway:
     media: Transport
     """For URLs that clients name: guarded."""
     credentials: Credentials
+    health: Health
+    slots: Slots
+    proxies: Proxies
     responses: Responses
     metrics: Metrics
     tracer: Tracer
     log: Log
     clock: Clock
     retries: RetryBudget = field(default_factory=RetryBudget)
+    load: Load = field(default_factory=Load)
+    quota_left: Callable[[Deployment], float | None] | None = None
+    """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
     in_flight: int = 0
     draining: bool = False
 
@@ -139,11 +151,22 @@ class Exchange:
     """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
     plan: tuple[Deployment, ...] = ()
+    decision: Plan | None = None
+    """Why the plan is as it is; None where there was nothing to decide."""
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
     began_s: float = 0.0
     """When the attempt under way began."""
+    taking: asyncio.Future[Slot] | None = None
+    """The first deployment's slot, where its connection has limits: asked for together with the admission."""
+    slot: Slot | None = None
+    said: UpstreamResponse | None = None
+    """The provider's answer: its status and headers say what is left of its limits."""
+    probe: Probe | None = None
+    """The right to ask a deployment that is shut, where this call has it."""
+    passed_over: str = ""
+    """Why the deployment was not asked (`unsuited`, `skipped`)."""
     tried: tuple[Tried, ...] = ()
     """The attempts before it."""
     intended: bool = False
@@ -198,4 +221,5 @@ async def run(x: Exchange) -> None:
         finally:
             settle.settle(x)
     finally:
+        slot.dropped(x)
         gateway.in_flight -= 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.usage import Usage
-from shared.flow import admit
+from shared.flow.choose import choose
 from shared.wire.canonical import Choice, Reply, Stamp, Start, Stop, Stopped
 from shared.wire.codec import FORMATS
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 async def answered(x: Exchange) -> bool:
     """Whether this was all there is to the call. Raises Refused (404) for an unknown model."""
     wire_format = x.arrival.wire_format
-    if wire_format is not WireFormat.ANTHROPIC_MESSAGES or admit.resolve(x)[0].provider.wire_format is wire_format:
+    if wire_format is not WireFormat.ANTHROPIC_MESSAGES:
+        return False
+    x.plan = choose(x)
+    if x.plan[0].provider.wire_format is wire_format:
         return False
     stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model)
     headers = {"x-request-id": x.event_id}

@@ -79,7 +79,7 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
         async for chunk in response:
             out = tap.feed(chunk)
             if x.first_token_s is None and tap.first_token_seen:
-                x.first_token_s = x.gateway.clock.monotonic_s()
+                note_first_token(x)
             if opening.over:
                 if out:
                     await x.sink.write(out)
@@ -103,6 +103,15 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
     finally:
         opening.leave()
         note(x, tap)
+
+
+def note_first_token(x: Exchange) -> None:
+    x.first_token_s = x.gateway.clock.monotonic_s()
+    if x.sent_s is not None:
+        x.gateway.load.first_token(x.deployment.key, x.first_token_s - x.sent_s)
+    if x.probe is not None:  # it answers: the others need not wait for its last token
+        x.gateway.health.report(x.deployment, None, probe=x.probe)
+        x.probe = None
 
 
 class Opening:
@@ -165,7 +174,7 @@ async def finish_stream(x: Exchange, tap: Tap, opening: Opening) -> None:
     """The provider closed the stream: complete it if it said why it stopped, else tell the client it was cut."""
     tail = tap.close()
     if tap.error is not None:
-        x.outcome = Outcome.PROVIDER_ERROR
+        attempt.refused(x, Failure(failure_class=FailureClass.PROVIDER_FAULT, message="ended its stream with an error event"))
     elif tap.done or tap.finish_reason is not None:
         x.outcome = Outcome.OK
         if not tap.done:

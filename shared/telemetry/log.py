@@ -81,6 +81,8 @@ class CallLine(msgspec.Struct, gc=False):
 class FailedCallLine(CallLine, gc=False):
     failure: FailureClass
     provider_status: int | None
+    why: str | None
+    """In the transport's words, where nothing was sent: the address, the certificate, the proxy."""
 
 
 class RetriedCallLine(CallLine, gc=False):
@@ -121,7 +123,8 @@ class Log:
             return _encode(RetriedCallLine(*said, kind, status, attempts))
         if failure is None:
             return _encode(CallLine(*said))
-        return _encode(FailedCallLine(*said, failure.failure_class, failure.status))
+        why = None if failure.sent else failure.message
+        return _encode(FailedCallLine(*said, failure.failure_class, failure.status, why))
 
     def _time(self, at_s: float) -> str:
         """RFC 3339 with milliseconds; the part that stays for a second is made once a second."""

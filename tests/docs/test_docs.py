@@ -11,23 +11,30 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import click
+import msgspec
 import pytest
 
 from services.cli.__main__ import main
 from services.ingress.node import measure
 from services.simulator.behaviour import MODELS, RULES
 from shared.domain.failure import Failure, FailureClass
+from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.refusal import Reason
+from shared.domain.routing import Strategy
 from shared.providers import registry
 from shared.providers.failure import consequence
+from shared.routing.eligible import OUT
 from shared.settings import Settings
 from shared.store.document import parse
 from shared.telemetry.metrics import Metrics
 from shared.wire.openai_chat import ERRORS
+from shared.wire.preferences import KNOWN, PRICES, QUANTILES, VARIANTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENT_KEYS = ("organisations", "connections", "limits", "budgets", "prices")
+DOCUMENT_KEYS = (
+    "organisations", "connections", "limits", "budgets", "prices", "proxies", "routes", "accounts", "keys", "aliases",
+)  # fmt: skip
 SUFFIXES = {"histogram": ("", "_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 
 
@@ -72,7 +79,7 @@ def exported() -> dict[str, str]:
     """Name and type of every metric of a node and a worker."""
     metrics = Metrics()
     node = SimpleNamespace(
-        gateway=SimpleNamespace(in_flight=0),
+        gateway=SimpleNamespace(in_flight=0, health=SimpleNamespace(marks={})),
         streams=(),
         lane=SimpleNamespace(up=True),
         watch=SimpleNamespace(snapshot=SimpleNamespace(epoch=1)),
@@ -140,9 +147,13 @@ def test_every_document_is_accepted() -> None:
 def test_every_key_of_the_document_is_named() -> None:
     from shared.store import document
 
-    text = (ROOT / "docs" / "providers.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("providers.md", "resilience.md", "upstream-limits.md"))
     for entry in (
+        document.UpstreamLimitsEntry,
+        document.QueueEntry,
+        document.QuotaEntry,
         document.ConnectionEntry,
+        document.ProfileEntry,
         document.ModelEntry,
         document.LimitEntry,
         document.BudgetEntry,
@@ -150,6 +161,40 @@ def test_every_key_of_the_document_is_named() -> None:
     ):
         for name in entry.model_fields:
             assert f"`{name}`" in text, name
+
+
+def test_every_level_of_the_proxies_is_named() -> None:
+    from shared.store.document import ProxiesEntry
+
+    listed = [row[1] for row in rows("proxies.md") if len(row) == 3]
+    assert {name.rstrip("_") for name in ProxiesEntry.model_fields} | {"HTTPS_PROXY"} == {
+        re.findall(r"\w+", cell)[0] for cell in listed
+    }
+
+
+def test_every_key_strategy_and_rule_of_routing_is_named() -> None:
+    from shared.store import document
+
+    text = (ROOT / "docs" / "routing.md").read_text()
+    entries = (document.RouteEntry, document.TargetEntry, document.PolicyEntry, document.DataPolicyEntry)
+    for name in (field for entry in entries for field in entry.model_fields):
+        assert re.search(rf"\b{name}\b", text), name
+    assert [row[0] for row in rows("routing.md") if row[0] in list(Strategy)] == list(Strategy)
+    source = "".join((ROOT / "shared" / file).read_text() for file in ("routing/eligible.py", "flow/choose.py"))
+    rules = set(re.findall(r'"((?:key|capability|provider|budget)\.\w+)"', source))
+    rules |= {f"capability.{each}" for each in ("vision", "audio_input", "tools", "json_schema")}
+    rules |= {f"health.{state}" for state in OUT}
+    listed = {rule for row in rows("routing.md") for rule in re.findall(r"[a-z]+\.[a-z_]+", row[0])}
+    assert rules <= listed
+    assert {rule for rule in listed if rule.partition(".")[0] in ("key", "capability", "health", "budget")} <= rules
+
+
+def test_openrouters_fields_are_named() -> None:
+    named = section("routing.md", "OpenRouter's fields")
+    for name in (*KNOWN, *PRICES, *QUANTILES):
+        assert name in named, name
+    for suffix in VARIANTS:
+        assert f"`:{suffix}`" in named
 
 
 def test_the_catalogue_is_listed() -> None:
@@ -177,6 +222,12 @@ def test_settings_are_all_there_with_their_defaults() -> None:
             case _:
                 expected[name] = str(value) or "empty"
     assert table == expected
+
+
+def test_profiles_are_what_the_code_says() -> None:
+    listed = {row[0]: row[1:] for row in rows("resilience.md") if len(row) == 4}
+    for name in msgspec.structs.fields(Profile):
+        assert listed[name.name] == [f"{getattr(PROFILES[kind], name.name):g}" for kind in ProfileKind]
 
 
 def test_settings_that_are_mentioned_exist() -> None:

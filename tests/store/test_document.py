@@ -67,6 +67,12 @@ def test_a_whole_document() -> None:
         ),
         ("[top_k]", "[max_tokens]", "gateway.yaml:12 connections[0].drop_params: 'max_tokens' decides about routing or money"),
         ("seed: 1", "n: 9", "connections[0].models[1]"),
+        (
+            "drop_params: [top_k]",
+            "profile: {failures: 0.2}",
+            "gateway.yaml:12 connections[0].profile.failures: Input should be greater than or equal to 1",
+        ),
+        ("drop_params: [top_k]", "profile: {kind: vip}", "connections[0].profile.kind: Input should be 'api_key', 'oauth' or"),
         ("app: waystation", "model: other", "'metadata.model' decides about routing or money"),
         ("rpm: 10", "rpm: -1", "gateway.yaml:16 limits[0].rpm: Input should be greater than 0"),
         ("team: acme/search, ", "", "gateway.yaml:16 limits[0]: must name exactly one of organisation, team, key"),
@@ -96,3 +102,37 @@ def test_toml_is_read_as_well() -> None:
 def test_a_budget_that_is_none(value: str) -> None:
     with pytest.raises(ValueError, match="USD/period"):
         parse_budget(value)
+
+
+LIMITED = """\
+connections:
+  - name: lab
+    provider: custom
+    base_url: https://lab.example/v1
+    limits:
+      rpm: 60
+      {more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("burst_tpm: 5", "gateway.yaml:5 connections[0].limits: burst_tpm needs tpm"),
+        ("concurrent: 0", "gateway.yaml:7 connections[0].limits.concurrent: Input should be greater than 0"),
+        ("quotas: [{window: day}]", "gateway.yaml:7 connections[0].limits.quotas[0]: must name exactly one of requests"),
+        ("quotas: [{tokens: 5, usd: 1, window: day}]", "gateway.yaml:7 connections[0].limits.quotas[0]: must name exactly one"),
+        ("quotas: [{tokens: 5, window: 5h, at_hour: 3}]", "gateway.yaml:7 connections[0].limits.quotas[0]: a window of 5h is"),
+        ("quotas: [{tokens: 5, window: 6h}]", "gateway.yaml:7 connections[0].limits.quotas[0].window: Input should be '5h'"),
+        (
+            "quotas: [{tokens: 5, window: day}, {tokens: 6, window: day}]",
+            "gateway.yaml:5 connections[0].limits: quotas: two have",
+        ),
+        ("queue: {most: -1}", "gateway.yaml:7 connections[0].limits.queue.most: Input should be greater than or equal to 0"),
+        ("rps: 5", "gateway.yaml:7 connections[0].limits.rps: Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_limits_of_a_connection_are_told_by_line(more: str, said: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        parse(Path("gateway.yaml"), LIMITED.replace("{more}", more))
+    assert str(caught.value).startswith(said)
