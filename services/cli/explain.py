@@ -44,9 +44,9 @@ def explain(
 ) -> None:
     """Show where a call would go, in order, and why nowhere else."""
     if (path is None) == (model is None):
-        fail("waystation: say either -f body.json or --model NAME")
+        fail("say either -f body.json or --model NAME")
     if team is not None and (key_id is not None or at is not None):
-        fail("waystation: --team goes with neither --key nor --at")
+        fail("--team goes with neither --key nor --at")
     body = path.read_bytes() if path is not None else json.dumps({"model": model}).encode()
     if at is not None:
         query = {"format": wire_format, "operation": operation} | ({"key_id": key_id} if key_id is not None else {})
@@ -69,10 +69,10 @@ async def asked(url: str, query: dict[str, str], body: bytes) -> Any:
         ):
             found = await reply.json()
             if reply.status != 200:
-                fail(f"waystation: {found['error']['message']}")
+                fail(f"{found['error']['message']}")
             return found
     except aiohttp.ClientError as error:
-        fail(f"waystation: {url} cannot be asked: {error}")
+        fail(f"{url} cannot be asked: {error}")
 
 
 def lines(found: dict[str, Any]) -> list[str]:

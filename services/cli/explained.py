@@ -50,17 +50,17 @@ async def here(
             async with pool.connect() as db:
                 row = (await db.execute(query, {"team": name, "organisation": organisation or "default"})).first()
             if row is None:
-                fail(f"waystation: there is no team {team!r}")
+                fail(f"there is no team {team!r}")
             entry = snapshot.anonymous(Principal(organisation_id=row.organisation_id, team_id=row.id, key_id=""))
     try:
         return explaining.explain(Unseen(), snapshot, entry, body, wire_format=wire_format, operation=operation)
     except Refused as refused:
-        fail(f"waystation: {refused.refusal.message}")
+        fail(f"{refused.refusal.message}")
 
 
 def key_of(snapshot: Snapshot, key_id: str) -> KeyEntry:
     public = next((public for public, row in snapshot.key_rows.items() if row.key_id == key_id), None)
     entry = None if public is None else snapshot.key(public)
     if entry is None:
-        fail(f"waystation: there is no key {key_id!r}; `waystation key list` shows them")
+        fail(f"there is no key {key_id!r}; `waystation key list` shows them")
     return entry

@@ -73,7 +73,7 @@ def _undo(what: Undo, name: str | None, everything: bool, *, as_json: bool) -> N
 
     freed = wait_for(work())
     if not freed and name is not None:
-        fail(f"waystation: nothing is {PAST[what]} at {name!r}; `waystation health` shows what is")
+        fail(f"nothing is {PAST[what]} at {name!r}; `waystation health` shows what is")
     told = "\n".join(f"{DONE[what]} {each}" for each in freed) or f"nothing to {what}"
     answer({DONE[what]: freed}, told, as_json=as_json)
 

@@ -65,7 +65,7 @@ def policy_of(given: dict[str, Any]) -> KeyPolicy:
     try:
         ceiling = (None, None) if given["max_price"] is None else parse_ceiling(given["max_price"])
     except ValueError as error:
-        fail(f"waystation: --max-price {error}")
+        fail(f"--max-price {error}")
 
     def several(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for value in given[name] for part in value.split(",") if part.strip())
@@ -182,7 +182,7 @@ def put_policy(key_id: str, as_json: bool, **given: Any) -> None:
             return await routes.put_policy(pool, key_id, policy)
 
     if not wait_for(work()):
-        fail(f"waystation: there is no key {key_id!r}; `waystation key list` shows them")
+        fail(f"there is no key {key_id!r}; `waystation key list` shows them")
     answer(
         {"id": key_id, "policy": msgspec.to_builtins(policy)}, f"{key_id} may use: {routes.described(policy)}", as_json=as_json
     )
