@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome
-from shared.flow import attempt, paid, record, relay
+from shared.flow import attempt, hedge, paid, record, relay
 from shared.routing.plan import CURABLE
 
 if TYPE_CHECKING:
@@ -23,18 +23,23 @@ async def answer(x: Exchange) -> None:
     """Raises Refused as the last provider that was asked does, else as the first that could not be."""
     told: Refused | None = None
     x.gateway.retries.deposit()
-    for deployment in x.plan:
-        begin(x, deployment)
+    while True:
+        begin(x, x.plan[x.attempts])
         try:
-            response = await attempt.attempt(x)
-            await relay.relay(x, response)
+            await (hedge.Race(x).run() if hedge.wanted(x) else once(x))
             return
         except Refused as refused:
             if told is None or x.failure is not None:
                 told = refused
-            if deployment is x.plan[-1] or x.sink.started or not await goes_on(x, refused):
+            if x.attempts == len(x.plan) or x.sink.started or not await goes_on(x, refused):
                 raise told from None
         forget(x)
+
+
+async def once(x: Exchange) -> None:
+    """The attempt that has begun. Raises Refused."""
+    response = await attempt.attempt(x)
+    await relay.relay(x, response)
 
 
 def begin(x: Exchange, deployment: Deployment) -> None:

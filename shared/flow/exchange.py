@@ -24,8 +24,11 @@ from shared.domain.decision import Tried
 from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
+from shared.domain.routing import Route
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempts, prewarm, relay, settle
+from shared.flow.hedge import Pace, Race
+from shared.routing.hedging import HedgeBudget
 from shared.routing.retries import RetryBudget
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
@@ -116,6 +119,8 @@ class Gateway:
     log: Log
     clock: Clock
     retries: RetryBudget = field(default_factory=RetryBudget)
+    hedges: HedgeBudget = field(default_factory=HedgeBudget)
+    load: Pace | None = None
     in_flight: int = 0
     draining: bool = False
 
@@ -138,10 +143,15 @@ class Exchange:
     deadline_s: float = 0.0
     """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
+    route: Route | None = None
+    """What the asked name stands for; None: a model."""
     plan: tuple[Deployment, ...] = ()
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
+    """How many of the plan, from its beginning, have been asked."""
+    race: Race | None = None
+    """While another attempt may still be faster (hedge.py)."""
     began_s: float = 0.0
     """When the attempt under way began."""
     tried: tuple[Tried, ...] = ()

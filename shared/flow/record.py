@@ -10,7 +10,7 @@ from shared.domain.usage import Outcome
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
-OK, UNSUITED, CLIENT_GONE = "ok", "unsuited", "client_gone"
+OK, UNSUITED, CLIENT_GONE, HEDGE_LOST = "ok", "unsuited", "client_gone", "hedge_lost"
 
 
 def decision_of(x: Exchange) -> Decision:
@@ -34,6 +34,8 @@ def tried(x: Exchange) -> Tried:
         result = x.failure.failure_class.value
     elif x.outcome is Outcome.REJECTED:
         result = UNSUITED
+    elif x.outcome is Outcome.HEDGE_LOST:
+        result = HEDGE_LOST
     else:
         result = CLIENT_GONE if x.outcome is Outcome.CLIENT_GONE else OK
     return Tried(

@@ -56,6 +56,8 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
         reply = x.bridge.read_reply(body)
     except MalformedReply as error:
         raise attempt.refused(x, malformed(str(error), response, body)) from None
+    if x.race is not None:
+        x.race.won(x)
     x.usage, x.finish_reason = reply.usage, reply.finish_reason
     x.streamed_bytes = 0 if reply.usage is not None or x.call.max_tokens == 0 else len(body)
     x.outcome = Outcome.OK
@@ -80,6 +82,8 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
             out = tap.feed(chunk)
             if x.first_token_s is None and tap.first_token_seen:
                 x.first_token_s = x.gateway.clock.monotonic_s()
+                if x.gateway.load is not None and x.sent_s is not None:
+                    x.gateway.load.first_token(x.deployment.key, x.first_token_s - x.sent_s)
             if opening.over:
                 if out:
                     await x.sink.write(out)
@@ -126,11 +130,17 @@ class Opening:
             self._timer = asyncio.get_running_loop().call_later(OPENING_S, self._begin)
 
     def _begin(self) -> None:
+        race = self._x.race
+        if race is not None and race.open:  # another attempt may have its first token before this one
+            self._timer = asyncio.get_running_loop().call_later(OPENING_S, self._begin)
+            return
         self.begun = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:
         x = self._x
         if not x.sink.started:
+            if x.race is not None:
+                x.race.won(x)
             await x.sink.start(answer_headers(x) | stream_headers(x))
         if self.held:
             out, self.held = self.held, b""

@@ -109,7 +109,7 @@ def spent_without_report(x: Exchange) -> bool:
     if x.streamed_deltas:
         return True
     if x.failure is None:
-        return x.outcome in (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CUT, Outcome.UNKNOWN)
+        return x.outcome in (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CUT, Outcome.HEDGE_LOST, Outcome.UNKNOWN)
     return x.failure.failure_class in SPENT_WITHOUT_REPORT
 
 
