@@ -10,7 +10,7 @@
     POST /v1/audio/transcriptions, /v1/listen, /v2/upload, /v2/transcript    listen.py
     GET  /v1/models[/ID]          the models
     GET  /_control                every behaviour with its meaning, faults in force, counters
-    POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …, "share": …}], "pace_ms": 9}
+    POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …, "share": …}], …}
     GET  /_control/requests       the last requests with headers and body (?last=N&model=ID)
 
 The header `x-simulator-pace-ms` sets the milliseconds between a stream's tokens for one request. When the simulator

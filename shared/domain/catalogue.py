@@ -91,6 +91,10 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     developer_role: bool = False
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""
+    continues: str = ""
+    """How a provider is told to go on from the beginning of an answer (wire/seam.py), where it documents that: `turn` (a last
+    message of the assistant is one), `prefix`, `partial` (that flag on the message), `continue_final_message` (that field);
+    empty: not at all."""
     rewritten: bool = False
     """Whether messages themselves must be rewritten, so that nothing can simply pass. Follows from the others."""
 

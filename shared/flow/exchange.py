@@ -44,6 +44,7 @@ from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.inline import Fetched
 from shared.wire.openai_chat import ChatCall
+from shared.wire.seam import Begun
 from shared.wire.transcription import Step
 
 Headers = dict[str, str]
@@ -166,6 +167,8 @@ class Exchange:
     """The last request, where a call takes several (transcribe.py)."""
     fetched: dict[str, Fetched] = field(default_factory=dict)
     """By URL: what providers that take only bytes get of it."""
+    begun: Begun | None = None
+    """What the client has of the answer, where the attempt under way goes on from it (continuation.py)."""
     dropped: list[str] = field(default_factory=list)
     sent_s: float | None = None
     first_token_s: float | None = None

@@ -2,8 +2,9 @@
 
 Two exchanges race: the call's own, and a copy with a deployment, an event id and a reservation of its own, so that whatever
 kills this process, both stand in the books. The first that has something for the client (a stream's first token, a whole
-answer) is the call from then on; the other is cancelled at once, which closes its socket, and what it used is booked as an event
-beside the call. The call's own event is always the winner's: reservations bound either deployment, so they simply change hands.
+answer) is the call from then on; the other is cancelled at once, which closes its socket, and what it used is booked as an
+event beside the call. The call's own event is always the winner's: reservations bound either deployment, so they simply change
+hands.
 """
 
 from __future__ import annotations
