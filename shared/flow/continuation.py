@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.domain.catalogue import Deployment
+from shared.domain.failure import FailureClass
 from shared.domain.money import MTOK
 from shared.domain.refusal import Refused
-from shared.domain.usage import Outcome
-from shared.flow import attempt, attempts, paid, relay, settle
+from shared.domain.usage import Outcome, Usage
+from shared.flow import attempt, attempts, paid, relay, settle, stored
 from shared.routing.plan import CURABLE
 from shared.wire import codec
 from shared.wire.seam import Begun, SeamTap, SeamTranslation
@@ -73,7 +74,7 @@ async def goes_on(x: Exchange, tap: SeamTap, opening: relay.Opening, refused: Re
     return refused
 
 
-async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: settle.Usage) -> Refused | None:
+async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: Usage) -> Refused | None:
     """One more attempt, from where the stream stands. A Refused: it did not begin."""
     asked = x.attempts
     try:
@@ -83,7 +84,7 @@ async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: settle
         return refused
     assert isinstance(x.bridge, SeamTranslation)
     tap.charge(charged)
-    tap.next_leg(x.bridge)
+    tap.next_leg(x.bridge, lambda: charged_for(x, tap))
     try:
         await relay.follow(x, response, tap, opening)
     finally:
@@ -93,16 +94,24 @@ async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: settle
     return None
 
 
+def charged_for(x: Exchange, tap: SeamTap) -> Usage:
+    relay.note(x, tap)
+    return settle.final_usage(x)[0]
+
+
 async def whole_after_all(x: Exchange, tap: SeamTap) -> bool:
     """Write what the broken leg still had. True: it had said why it stopped, and only its end was lost."""
-    tail = tap.close() if tap.error is None else b""
+    lost = tap.error is not None or (x.failure is not None and x.failure.failure_class is FailureClass.MALFORMED)
+    tail = b"" if lost else tap.close()  # what comes after something unreadable is no end
+    relay.note(x, tap)
+    ended = not lost and tap.finish_reason is not None
+    if ended:
+        x.failure, x.outcome = None, Outcome.OK
+        if x.history is not None:
+            await stored.keep(x, tap.response)
     if tail:
         await x.sink.write(tail)
-    relay.note(x, tap)
-    if tap.error is not None or tap.finish_reason is None:
-        return False
-    x.failure, x.outcome = None, Outcome.OK
-    return True
+    return ended
 
 
 def keep_joinable(x: Exchange, text: str) -> None:

@@ -35,18 +35,8 @@ from shared.wire.transcription import transcription
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
 __all__ = [
-    "FORMATS",
-    "Bridge",
-    "MalformedReply",
-    "ReplyFacts",
-    "Stamp",
-    "Tap",
-    "bridge",
-    "joined",
-    "joins",
-    "passing",
-    "read_facts",
-]
+    "FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "joined", "joins", "passing", "read_facts",
+]  # fmt: skip
 
 
 class Tap(Protocol):

@@ -8,6 +8,8 @@ both pieces put together: nothing is cut, repeated or guessed at the seam.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import orjson
 from msgspec.structs import replace
@@ -15,7 +17,6 @@ from msgspec.structs import replace
 from shared.domain.catalogue import Capability, Deployment
 from shared.domain.usage import Usage
 from shared.wire.canonical import Begin, Call, Delta, End, Event, Failed, Reasoning, Start, Stopped, Text, ToolCall, Turn, Used
-from shared.wire.reply import MalformedReply
 from shared.wire.translate import TranslatingTap, Translation
 
 
@@ -80,9 +81,12 @@ class SeamTap(TranslatingTap):
         self._blank = ""
         """White space that may turn out to be the last."""
         self._opened = self._ended = self._closed = False
-        """The text's part; and, `_closed`, the leg's decoder."""
+        """The text's part, as the client sees it; and, `_closed`, the leg's decoder."""
+        self._speaks = False
+        """The leg has begun a text."""
         self._later = False
         self._shift = 0
+        self._counted: Callable[[], Usage] | None = None
         self._before = Usage()
         """Of earlier legs, as they are charged."""
 
@@ -110,10 +114,11 @@ class SeamTap(TranslatingTap):
         self._before = added(self._before, usage)
         self._encoder.feed(Used(self._before))  # kept for the end; nothing is said before it
 
-    def next_leg(self, bridge: SeamTranslation) -> None:
-        """Another provider goes on."""
+    def next_leg(self, bridge: SeamTranslation, counted: Callable[[], Usage]) -> None:
+        """Another provider goes on. `counted`: what it is charged if it reports nothing."""
+        self._counted = counted
         self._decoder, self._tools = bridge._provider.stream_decoder(), bridge._tools
-        self._later, self._closed, self._blank = True, False, ""
+        self._later, self._closed, self._speaks, self._blank = True, False, False, ""
         self.usage = self.finish_reason = self.error = None
         self.deltas = self.content_bytes = 0
 
@@ -122,6 +127,8 @@ class SeamTap(TranslatingTap):
         if self._closed:
             return b""
         self._closed = True
+        if self._counted is not None and self.usage is None:
+            self._encoder.feed(Used(added(self._before, self._counted())))
         return super().close()
 
     def _event(self, event: Event) -> bytes:
@@ -148,24 +155,26 @@ class SeamTap(TranslatingTap):
                 return self._delta(event)
             case End():
                 self.events += 1
-                return self._end()
-            case Stopped() if self._later and self._plain and self._opened:
+                return b""  # until it is known what follows: if the stream breaks off here, it can still go on
+            case Stopped() if self._plain:
                 return self._end() + super()._event(event)
         return super()._event(event)
 
     def _begin(self, event: Begin) -> bytes:
-        plain = isinstance(event.part, Text) and not event.part.refusal and event.choice == 0
-        if plain and not self._opened:
-            self._opened = True
-            return super()._event(event)
-        if plain and not self._ended:
+        if isinstance(event.part, Text) and not event.part.refusal and event.choice == 0 and not self._speaks:
+            self._speaks = True
+            if not self._opened:
+                self._opened = True
+                return super()._event(event)
             self.events += 1
             return b""  # the part is open already
         before = b""
-        if self._opened and not self._ended:
-            if not isinstance(event.part, ToolCall):
-                raise MalformedReply("began anew in the middle of an answer")
-            self._shift = 1  # without a word before it
+        if self._opened:
+            if not self._speaks:  # the first part of a later leg, and no text
+                if not isinstance(event.part, ToolCall):
+                    self.error = orjson.dumps({"error": {"message": "it began anew in the middle of an answer"}})
+                    return b""
+                self._shift = 1
             before = self._end()
         self._plain = False
         return before + super()._event(self._shifted(event))

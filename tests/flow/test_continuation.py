@@ -134,7 +134,7 @@ UNSAFE: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("model", "fields"), UNSAFE)
 async def test_what_is_not_safe_ends_with_an_error(node: Inside, model: str, fields: dict[str, Any]) -> None:
     node.providers[0].fail(f"{model}+cut-after-3")
-    body = {"messages": [{"role": "user", "content": SAID}], "stream": True, "max_tokens": 60} | fields
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": SAID}], "stream": True, "max_tokens": 60} | fields
     answer = await node.call(**body)
     assert not answer.ended_well
     assert "error" in answer.events[-1]
@@ -176,6 +176,7 @@ async def test_three_legs_are_one_stream_and_three_events(node: Inside) -> None:
     assert [node.counted("continuations", result) for result in ("tried", "ended_well")] == [2, 1]
 
 
+@pytest.mark.parametrize("node", [("demo", "demo")], indirect=True)
 async def test_the_cap_holds_for_both_legs(node: Inside) -> None:
     node.providers[0].fail("long-60+cut-after-20")
     node.providers[1].fail("long-60")
