@@ -99,11 +99,17 @@ def _choice(index: int, call: Call, behaviour: Behaviour, reply_id: str) -> Choi
     else:
         if behaviour.answer is Answer.REASONING and call.think:
             choice.reasoning = split_tokens(f"The user wrote {count_tokens(user_text(call))} tokens. An echo will do.")
-        choice.content = _until_stop(_content(index, call, behaviour), call.stop)
+        choice.content = _until_stop(_rest(_content(index, call, behaviour), call.begun), call.stop)
     _cut(choice, call.max_tokens)
     if behaviour.content_filter:
         choice.finish_reason = "content_filter"
     return choice
+
+
+def _rest(pieces: list[str], begun: str) -> list[str]:
+    """What is still to be said of an answer that was begun; all of it, if this is not how it begins."""
+    text = "".join(pieces)
+    return split_tokens(text[len(begun) :]) if begun and text.startswith(begun) else pieces
 
 
 def _tools_to_call(call: Call, behaviour: Behaviour) -> Sequence[dict[str, Any]]:

@@ -10,7 +10,7 @@
     POST /v1/audio/transcriptions, /v1/listen, /v2/upload, /v2/transcript    listen.py
     GET  /v1/models[/ID]          the models
     GET  /_control                every behaviour with its meaning, faults in force, counters
-    POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …}], "pace_ms": 20}
+    POST /_control                {"reset": true, "faults": [{"behaviour": …, "model": …, "times": …, "share": …}], …}
     GET  /_control/requests       the last requests with headers and body (?last=N&model=ID)
 
 The header `x-simulator-pace-ms` sets the milliseconds between a stream's tokens for one request. When the simulator
@@ -24,7 +24,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from ssl import SSLContext
 from typing import Any
 from uuid import uuid4
@@ -199,6 +199,8 @@ async def _answer(
     behaviour = parse_behaviour(record.behaviour)
     if behaviour is None:
         raise _unknown(call.model)
+    if behaviour.tail_ms:
+        behaviour = replace(behaviour, first_token_delay_ms=state.first_token_delay_ms(behaviour))
     for name in behaviour.refused_fields:
         if name in body:
             raise BadCall(400, f"Unsupported parameter: '{name}'.", param=name, code="unsupported_parameter")

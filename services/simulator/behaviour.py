@@ -77,6 +77,8 @@ class Behaviour:
     retry_after_s: str | None = None
     head_delay_ms: int = 0
     first_token_delay_ms: int = 0
+    tail_ms: int = 0
+    tail_percent: int = 0
     pace_ms: int | None = None
     break_kind: Break = Break.NONE
     break_after: int = 0
@@ -172,6 +174,11 @@ RULES: tuple[Rule, ...] = (
         "slow-first-token-MS",
         "the stream's head at once, its first event after MS (without a stream: the reply after MS)",
         lambda ms: {"first_token_delay_ms": int(ms)},
+    ),
+    _rule(
+        "heavy-tail-MS-PERCENT",
+        "first token (without a stream: the reply) after about MS, lognormal; PERCENT of the requests take 7 to 33 times MS",
+        lambda ms, percent: {"tail_ms": int(ms), "tail_percent": int(percent)},
     ),
     _rule("hang", "never answers", lambda: {"shape": Shape.HANG}),
     _rule("no-reply", "reads the request and closes the connection", lambda: {"shape": Shape.NO_REPLY}),

@@ -59,6 +59,8 @@ class Call:
     """Whether thoughts are told in words."""
     seal_thoughts: bool = False
     """Whether thoughts are given out encrypted as well (Responses)."""
+    begun: str = ""
+    """The beginning of the answer, to be gone on from: Anthropic's prefill, others' `prefix` or `partial`."""
     sse: bool = True
     """Whether a stream is server-sent events; Gemini also has one growing JSON array."""
 
@@ -92,6 +94,7 @@ def read_call(raw: bytes) -> tuple[dict[str, Any], Call]:
         parallel=bool(_field(body, "parallel_tool_calls", bool)),
         response_format=_response_format(body),
         think=body.get("reasoning_effort") != "none",
+        begun=_begun(body, messages[-1]),
         prompt_tokens=count_prompt_tokens(messages, tools),
     )
     for name, most in (("temperature", 2), ("top_p", 1)):
@@ -104,6 +107,18 @@ def read_call(raw: bytes) -> tuple[dict[str, Any], Call]:
             code="context_length_exceeded",
         )
     return body, call
+
+
+def _begun(body: Mapping[str, Any], last: dict[str, Any]) -> str:
+    """What DeepSeek and Mistral mark with `prefix`, Kimi and Qwen with `partial`, vLLM with a field of the call. A last message
+    of the assistant without any is history, as at OpenAI."""
+    flags = [last.get("prefix"), last.get("partial"), body.get("continue_final_message")]
+    if True not in flags:
+        return ""
+    if last["role"] != "assistant":
+        raise BadCall(400, "The last message must be the assistant's.", param="messages", code="invalid_value")
+    content = last.get("content")
+    return content if isinstance(content, str) else ""
 
 
 def _wrong(field: str, expected: str, value: Any) -> BadCall:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from random import Random
 from typing import Any
 
 from services.simulator.behaviour import Behaviour, parse_behaviour
@@ -15,11 +16,13 @@ RECORDED_BODY_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class Fault:
-    """A behaviour added to a model's own: for one model or for all, for the next `times` requests or for good."""
+    """A behaviour added to a model's own: for one model or for all, for the next `times` requests or for good, for each of
+    them or (by chance) for a `share` from 0 to 1."""
 
     behaviour: str
     model: str | None = None
     times: int | None = None
+    share: float | None = None
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ class State:
     counts: Counter[str] = field(default_factory=Counter)
     records: deque[Record] = field(default_factory=deque)
     open_replies: int = 0
+    chance: Random = field(default_factory=lambda: Random(4))
+    """The same from one run to the next, for the same requests in the same order."""
 
     def receive(self, method: str, path: str, headers: Mapping[str, str], body: Any) -> Record:
         """Begin a record. Headers in lower case."""
@@ -78,11 +83,19 @@ class State:
             self.counts[how] += 1
             self.counts["tokens_sent"] += record.tokens_sent
 
+    def first_token_delay_ms(self, behaviour: Behaviour) -> int:
+        """The behaviour's own, or one drawn from its heavy tail."""
+        if not behaviour.tail_ms:
+            return behaviour.first_token_delay_ms
+        late = self.chance.random() * 100 < behaviour.tail_percent
+        times = self.chance.uniform(7, 33) if late else self.chance.lognormvariate(0, 0.35)
+        return int(behaviour.tail_ms * times)
+
     def behaviour_name(self, model: str) -> str:
         """What is in force for `model`: its own name and the first fault meant for it. Uses the fault up."""
         name = "chat" if self.any_model and parse_behaviour(model) is None else model
         for index, fault in enumerate(self.faults):
-            if fault.model is None or fault.model == model:
+            if (fault.model is None or fault.model == model) and (fault.share is None or self.chance.random() < fault.share):
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times <= 0:
@@ -93,7 +106,7 @@ class State:
     def set_faults(self, faults: Any) -> None:
         """Replace the faults by what the control endpoint was sent. Raises ValueError that names the entry."""
         if not isinstance(faults, list):
-            raise ValueError("faults: must be a list of {behaviour, model?, times?}")
+            raise ValueError("faults: must be a list of {behaviour, model?, times?, share?}")
         self.faults = [_fault(f"faults[{index}]", entry) for index, entry in enumerate(faults)]
 
     def reset(self) -> None:
@@ -126,13 +139,15 @@ def known_behaviour(name: str) -> Behaviour:
 def _fault(where: str, entry: Any) -> Fault:
     if not isinstance(entry, dict) or not isinstance(entry.get("behaviour"), str):
         raise ValueError(f"{where}: must be an object with a behaviour")
-    model, times = entry.get("model"), entry.get("times")
+    model, times, share = entry.get("model"), entry.get("times"), entry.get("share")
     if model is not None and not isinstance(model, str):
         raise ValueError(f"{where}.model: must be a string")
     if times is not None and (not isinstance(times, int) or isinstance(times, bool) or times < 1):
         raise ValueError(f"{where}.times: must be a whole number from 1")
+    if share is not None and (not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1):
+        raise ValueError(f"{where}.share: must be a number from 0 to 1")
     try:
         known_behaviour(entry["behaviour"])
     except ValueError as error:
         raise ValueError(f"{where}.behaviour: {error}") from error
-    return Fault(entry["behaviour"], model, times)
+    return Fault(entry["behaviour"], model, times, share)

@@ -156,6 +156,14 @@ class Gate:
         # An event that Redis does not take stays in the node's log, which sends what Postgres lacks.
         self._lane.post(b"%b$%d\r\n%b\r\n" % (XADD, len(encoded), encoded))
 
+    def release(self, reservation: Reservation) -> None:
+        """Give back what was set aside for something that came to nothing: no event, nothing spent. Never blocks or raises."""
+        event = replace(reservation.event, cost_nano_usd=0, input_tokens=0, output_tokens=0)
+        self._live.pop(event.event_id, None)
+        if reservation.mode == "degraded":
+            self._degraded.settle(reservation, event)
+        self._send(reservation, event)
+
     def retry(self) -> None:
         """Send again what Redis did not take; called now and then while it is up."""
         for _ in range(min(len(self._pending), 1_000)):
@@ -268,7 +276,7 @@ class Gate:
     def _void(ask: Ask) -> tuple[Reservation, UsageEvent]:
         """A settlement that gives everything back, if there was anything."""
         void = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "degraded")
-        return void, msgspec.structs.replace(ask.estimated_event, cost_nano_usd=0, input_tokens=0, output_tokens=0)
+        return void, replace(ask.estimated_event, cost_nano_usd=0, input_tokens=0, output_tokens=0)
 
     def _verdict(self, ask: Ask, reply: list[int]) -> Admitted | Denied:
         if reply[0] == 0:

@@ -53,6 +53,8 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     TIMEOUT = "timeout"
     CUT = "cut"
+    HEDGE_LOST = "hedge_lost"
+    """A second attempt was faster: never a call's own end."""
     UNKNOWN = "unknown"
 
 

@@ -27,6 +27,8 @@ RATE_LIMIT_HEADERS = {
 async def admit(x: Exchange) -> None:
     """Fills in plan, deployment, reservation and the rate-limit headers. Raises Refused: 400, 403, 404, 429 or 503."""
     x.plan = x.plan or choose(x)
+    if x.route is not None and x.route.deadline_s is not None and x.arrival.deadline is None:
+        x.deadline_s = x.started_s + x.route.deadline_s
     x.deployment = x.plan[0]
     asked, clock = ask(x), x.gateway.clock
     asked_s = clock.monotonic_s()

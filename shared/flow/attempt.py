@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
+from shared.flow import continuation
 from shared.flow.fetch import fetch
 from shared.flow.leave import proxy_of
 from shared.providers.failure import classify, consequence, in_own_words
@@ -27,7 +28,7 @@ from shared.upstream.transport import (
     UpstreamResponse,
 )
 from shared.wire import params
-from shared.wire.codec import Bridge, Stamp, bridge, passing
+from shared.wire.codec import Bridge, Stamp, bridge, joined, passing
 from shared.wire.transcription import Passthrough, Transcription
 from shared.wire.translate import Translation
 
@@ -57,7 +58,6 @@ async def attempt(x: Exchange) -> UpstreamResponse:
     """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
     try:
         request = await prepared(x)
-        x.attempts += 1
         intend(x)
         x.sent_s = now_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
@@ -113,14 +113,19 @@ def encode(x: Exchange) -> UpstreamRequest:
     endpoint = arrival.operation
     if endpoint == "transcriptions":
         return first_step(x)
-    x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
+    if continuation.wanted(x):
+        x.bridge = joining(x)
+    else:
+        x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
     body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
     if deployment.params is not None:
         body, without = params.applied(body, deployment.params)
         x.dropped = [*x.dropped, *without]
     if endpoint == "completions" and isinstance(x.bridge, Translation):
         endpoint = "chat"
-    if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
+    if x.begun is not None and x.begun.text and "chat_prefix" in deployment.provider.endpoints:
+        endpoint = "chat_prefix"
+    elif x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
         endpoint += "_stream"
     same = arrival.wire_format is deployment.provider.wire_format
     return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else (), proxy_of(x))
@@ -135,8 +140,15 @@ def first_step(x: Exchange) -> UpstreamRequest:
     return x.gateway.credentials.step(x.deployment, x.step, proxy_of(x))
 
 
-def translating(x: Exchange, operation: str) -> Bridge:
-    stamp = Stamp(
+def joining(x: Exchange) -> Bridge:
+    """The bridge of an attempt whose stream may go on elsewhere, or is the rest of another's."""
+    made = joined(x.arrival.wire_format, x.deployment, stamp_of(x))
+    made.begun, made.fetched = x.begun, x.fetched
+    return made
+
+
+def stamp_of(x: Exchange) -> Stamp:
+    return Stamp(
         event_id=x.event_id,
         created_s=int(x.gateway.clock.now_s()),
         model=x.call.model,
@@ -144,7 +156,10 @@ def translating(x: Exchange, operation: str) -> Bridge:
         previous_response_id=x.previous_response_id,
         stored=x.history is not None,
     )
-    made = bridge(x.arrival.wire_format, x.deployment, stamp, operation)
+
+
+def translating(x: Exchange, operation: str) -> Bridge:
+    made = bridge(x.arrival.wire_format, x.deployment, stamp_of(x), operation)
     if x.fetched and isinstance(made, Translation):
         made.fetched = x.fetched
     return made

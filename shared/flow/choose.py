@@ -17,6 +17,7 @@ from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.policy import Preferences
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.routing import plan
+from shared.routing.affinity import fingerprint
 from shared.routing.eligible import Health, of_provider
 from shared.routing.plan import MOST_ATTEMPTS, Plan
 from shared.routing.pool import Pool, Removed, joined
@@ -76,6 +77,7 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
             route, health = pool.route, x.gateway.health
             most = MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts
             if health is None or not health.marks or all_well(pool.members, health, x.gateway.clock):
+                x.route = route
                 return pool.members[:most]
     asked = Asked(
         snapshot=x.snapshot,
@@ -91,6 +93,7 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
         x.envelope = taken_out(x.envelope)
     if not x.decision.candidates:
         raise Refused(plan.refusal(x.decision))
+    x.route = None if x.decision.route is None else x.snapshot.route(x.decision.route)
     return x.decision.candidates
 
 
@@ -122,6 +125,7 @@ def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:
         turn=load.turn if counted else load.peek,
         needs=read_needs(asked.wire_format, asked.operation, asked.envelope, asked.call),
         quota_left=seen.quota_left,
+        prefix=fingerprint(asked.envelope.fields) if route is not None and route.affinity else None,
         most=MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts,
     )
     return plan.decide(

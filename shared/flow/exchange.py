@@ -25,8 +25,11 @@ from shared.domain.decision import Tried
 from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
+from shared.domain.routing import Route
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempts, prewarm, relay, settle, slot
+from shared.flow.hedge import Race
+from shared.routing.hedging import HedgeBudget
 from shared.routing.plan import Plan
 from shared.routing.retries import RetryBudget
 from shared.settings import Settings
@@ -47,6 +50,7 @@ from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.inline import Fetched
 from shared.wire.openai_chat import ChatCall
+from shared.wire.seam import Begun
 from shared.wire.transcription import Step
 
 Headers = dict[str, str]
@@ -125,6 +129,7 @@ class Gateway:
     log: Log
     clock: Clock
     retries: RetryBudget = field(default_factory=RetryBudget)
+    hedges: HedgeBudget = field(default_factory=HedgeBudget)
     load: Load = field(default_factory=Load)
     quota_left: Callable[[Deployment], float | None] | None = None
     """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
@@ -150,17 +155,24 @@ class Exchange:
     deadline_s: float = 0.0
     """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
+    route: Route | None = None
+    """What the asked name stands for; None: a model."""
     plan: tuple[Deployment, ...] = ()
     decision: Plan | None = None
     """Why the plan is as it is; None where there was nothing to decide."""
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
+    """How many of the plan, from its beginning, have been asked."""
+    race: Race | None = None
+    """While another attempt may still be faster (hedge.py)."""
     began_s: float = 0.0
     """When the attempt under way began."""
     taking: asyncio.Future[Slot] | None = None
     """The first deployment's slot, where its connection has limits: asked for together with the admission."""
     slot: Slot | None = None
+    entered: bool = False
+    """The attempt under way has passed the door (door.py)."""
     said: UpstreamResponse | None = None
     """The provider's answer: its status and headers say what is left of its limits."""
     probe: Probe | None = None
@@ -179,6 +191,8 @@ class Exchange:
     """The last request, where a call takes several (transcribe.py)."""
     fetched: dict[str, Fetched] = field(default_factory=dict)
     """By URL: what providers that take only bytes get of it."""
+    begun: Begun | None = None
+    """What the client has of the answer, where the attempt under way goes on from it (continuation.py)."""
     dropped: list[str] = field(default_factory=list)
     sent_s: float | None = None
     first_token_s: float | None = None

@@ -7,41 +7,81 @@ whole for the attempts to come. Where a budget does not cover both, the call end
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from secrets import randbits
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from shared.admission.budget import Bound
 from shared.admission.estimate import Quote
-from shared.admission.gate import Admitted, Ask
+from shared.admission.gate import Admitted, Ask, Reservation
 from shared.domain.identity import uuid7
-from shared.domain.usage import Usage, UsageEvent, UsageSource, encode_event
+from shared.domain.usage import EventKind, Usage, UsageEvent, UsageSource, encode_event
 from shared.flow import settle
 from shared.store.wal import WalFull
 
 if TYPE_CHECKING:
-    from shared.flow.exchange import Exchange
+    from shared.flow.exchange import Exchange, Gateway
 
 
 async def booked(x: Exchange) -> bool:
     """Book the attempt that just failed, if it is to be paid for. False: a budget does not cover it and another attempt."""
-    usage, source = settle.final_usage(x)
-    if source is UsageSource.NONE or x.reservation is None:
-        return True
-    event_id = uuid7(int(x.gateway.clock.now_s() * 1000), randbits(80))
-    event = settle.event_of(x, event_id, usage, source, x.gateway.clock.monotonic_s())
-    encoded = encode_event(event)
-    quote = quote_of(event, usage)
-    cells = x.gateway.gate.cells_beside(x.key)
-    verdict = await x.gateway.gate.admit(Ask(event_id, cells, quote, event, encoded))
-    if not isinstance(verdict, Admitted):
+    done = await held(x)
+    if done is None:
         return False
-    try:
-        x.gateway.wal.settle(event, encoded)
-    except WalFull:
-        x.gateway.metrics.usage_log_full.inc()
-    x.gateway.gate.settle(verdict.reservation, event, encoded)
-    x.gateway.metrics.paid(event)
+    done.let_go()
     return True
+
+
+@dataclass(slots=True)
+class Held:
+    """An attempt to be booked, and set aside with it what the next may cost beyond the call's own reservation."""
+
+    gateway: Gateway
+    reservation: Reservation | None = None
+    """None: there is nothing to be booked or to be given back."""
+    event: UsageEvent | None = None
+
+    def let_go(self) -> None:
+        """Book the attempt, give the rest back."""
+        gateway, reservation, event = self.gateway, self.reservation, self.event
+        if reservation is None:
+            return
+        if event is None:
+            gateway.gate.release(reservation)
+            return
+        encoded = encode_event(event)
+        try:
+            gateway.wal.settle(event, encoded)
+        except WalFull:
+            gateway.metrics.usage_log_full.inc()
+        gateway.gate.settle(reservation, event, encoded)
+        gateway.metrics.paid(event)
+
+
+async def held(x: Exchange, more_nano_usd: int = 0) -> Held | None:
+    """Set aside what the attempt that just failed did cost, and `more`. None: a budget does not cover that."""
+    gateway = x.gateway
+    usage, source = settle.final_usage(x)
+    unpaid = source is UsageSource.NONE
+    if x.reservation is None or (unpaid and not more_nano_usd):
+        return Held(gateway)
+    event_id = uuid7(int(gateway.clock.now_s() * 1000), randbits(80))
+    event = settle.event_of(x, event_id, usage, source, gateway.clock.monotonic_s())
+    most = event
+    if more_nano_usd:
+        most = replace(event, kind=EventKind.ESTIMATED, cost_nano_usd=event.cost_nano_usd + more_nano_usd)
+    encoded = encode_event(most)
+    verdict = await gateway.gate.admit(Ask(event_id, gateway.gate.cells_beside(x.key), quote_of(most, usage), most, encoded))
+    if not isinstance(verdict, Admitted):
+        return None
+    if more_nano_usd and not unpaid:
+        try:
+            gateway.wal.intend(most, encoded)
+        except WalFull:
+            gateway.metrics.usage_log_full.inc()
+    return Held(gateway, verdict.reservation, None if unpaid else event)
 
 
 def quote_of(event: UsageEvent, usage: Usage) -> Quote:

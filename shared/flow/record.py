@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 MOST_REMOVED = 50
-OK, CLIENT_GONE = "ok", "client_gone"
+OK, CLIENT_GONE, HEDGE_LOST = "ok", "client_gone", "hedge_lost"
 NOT_ASKED = ("unsuited", "skipped")
 
 
@@ -60,6 +60,8 @@ def tried(x: Exchange) -> Tried:
     """The attempt under way, or just over, as its line in the list of attempts."""
     if x.failure is not None:
         result = x.failure.failure_class.value
+    elif x.outcome is Outcome.HEDGE_LOST:
+        result = HEDGE_LOST
     else:
         result = x.passed_over or (CLIENT_GONE if x.outcome is Outcome.CLIENT_GONE else OK)
     return Tried(

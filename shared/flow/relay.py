@@ -14,9 +14,10 @@ import orjson
 from shared.domain.catalogue import WireFormat
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome
-from shared.flow import attempt, settle, stored, transcribe
+from shared.flow import attempt, continuation, settle, stored, transcribe
 from shared.upstream.transport import TransportError, UpstreamResponse
 from shared.wire.codec import MalformedReply, Tap
+from shared.wire.seam import SeamTap
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -56,6 +57,8 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
         reply = x.bridge.read_reply(body)
     except MalformedReply as error:
         raise attempt.refused(x, malformed(str(error), response, body)) from None
+    if x.race is not None:
+        x.race.won(x)
     x.usage, x.finish_reason = reply.usage, reply.finish_reason
     x.streamed_bytes = 0 if reply.usage is not None or x.call.max_tokens == 0 else len(body)
     x.outcome = Outcome.OK
@@ -74,7 +77,11 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
         body = await read_quietly(response)
         raise attempt.refused(x, malformed("no event stream", response, body))
     tap = x.bridge.tap(hide_usage=not x.call.include_usage)
-    opening = Opening(x)
+    await follow(x, response, tap, Opening(x))
+
+
+async def follow(x: Exchange, response: UpstreamResponse, tap: Tap, opening: Opening) -> None:
+    """One provider's stream to its end, whatever that is."""
     try:
         async for chunk in response:
             out = tap.feed(chunk)
@@ -83,6 +90,8 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
             if opening.over:
                 if out:
                     await x.sink.write(out)
+                if tap.error is not None and isinstance(tap, SeamTap):
+                    break
                 continue
             opening.held += out
             if not tap.events:
@@ -135,11 +144,17 @@ class Opening:
             self._timer = asyncio.get_running_loop().call_later(OPENING_S, self._begin)
 
     def _begin(self) -> None:
+        race = self._x.race
+        if race is not None and race.open:  # another attempt may have its first token before this one
+            self._timer = asyncio.get_running_loop().call_later(OPENING_S, self._begin)
+            return
         self.begun = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:
         x = self._x
         if not x.sink.started:
+            if x.race is not None:
+                x.race.won(x)
             await x.sink.start(answer_headers(x) | stream_headers(x))
         if self.held:
             out, self.held = self.held, b""
@@ -173,6 +188,13 @@ def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
 async def finish_stream(x: Exchange, tap: Tap, opening: Opening) -> None:
     """The provider closed the stream: complete it if it said why it stopped, else tell the client it was cut."""
     tail = tap.close()
+    if tap.error is not None and isinstance(tap, SeamTap):
+        note(x, tap)
+        failed = Failure(
+            failure_class=FailureClass.PROVIDER_FAULT, message="failed in the middle of its answer", body=tap.error
+        )
+        await cut_stream(x, tap, opening, failed)
+        return
     if tap.error is not None:
         attempt.refused(x, Failure(failure_class=FailureClass.PROVIDER_FAULT, message="ended its stream with an error event"))
     elif tap.done or tap.finish_reason is not None:
@@ -195,6 +217,11 @@ async def cut_stream(x: Exchange, tap: Tap, opening: Opening, failure: Failure) 
     if not opening.over and opening.begun is None:
         raise refused
     await opening.end()
+    if isinstance(tap, SeamTap):
+        told = await continuation.goes_on(x, tap, opening, refused)
+        if told is None:
+            return
+        refused = told
     await x.sink.write(x.bridge.stream_error(refused.refusal, tap.sequence))
 
 

@@ -76,7 +76,7 @@ def event_of(
         model=deployment.name,
         unpriced=price is None,
         price_version="" if price is None else price.version,
-        attempts=max(1, x.attempts),
+        attempts=max(1, x.attempts - sum(each.result in record.NOT_ASKED for each in x.tried)),
         outcome=x.outcome,
         source=source,
         input_tokens=usage.input_tokens,
@@ -93,14 +93,15 @@ def event_of(
 
 def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
     """The provider's report if there is one, held to what was provably possible; else a count of what went by."""
+    made = max(x.streamed_deltas, -(-x.streamed_bytes // BYTES_PER_TOKEN))
+    if x.usage is not None and x.finish_reason is None and x.streamed_deltas > x.usage.output_tokens:
+        return within_bound(x, replace(x.usage, output_tokens=made)), UsageSource.COUNTED  # told before it broke off
     if x.usage is not None:
         return within_bound(x, x.usage), UsageSource.PROVIDER
     if x.sent_s is None or not spent_without_report(x):
         return Usage(), UsageSource.NONE
-    counted = Usage(
-        input_tokens=-(-x.body_bytes // BYTES_PER_TOKEN),
-        output_tokens=max(x.streamed_deltas, -(-x.streamed_bytes // BYTES_PER_TOKEN)),
-    )
+    given = x.body_bytes + (0 if x.begun is None else len(x.begun.text.encode()))
+    counted = Usage(input_tokens=-(-given // BYTES_PER_TOKEN), output_tokens=made)
     return within_bound(x, counted), UsageSource.COUNTED
 
 
@@ -109,7 +110,7 @@ def spent_without_report(x: Exchange) -> bool:
     if x.streamed_deltas:
         return True
     if x.failure is None:
-        return x.outcome in (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CUT, Outcome.UNKNOWN)
+        return x.outcome in (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CUT, Outcome.HEDGE_LOST, Outcome.UNKNOWN)
     return x.failure.failure_class in SPENT_WITHOUT_REPORT
 
 

@@ -37,8 +37,9 @@ ENDPOINTS = {
     "transcriptions": "/audio/transcriptions",
 }
 """Where OpenAI and its imitators have their operations. A provider that lacks one answers so itself."""
-MORE_ENDPOINTS = ("chat_stream", "count_tokens")
-"""`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own."""
+MORE_ENDPOINTS = ("chat_stream", "chat_prefix", "count_tokens")
+"""`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own, and
+`chat_prefix` for calls that go on from the beginning of an answer (quirks.continues)."""
 PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "reasoning", "request")
 
 
@@ -150,6 +151,7 @@ def _quirks(table: _Table) -> Quirks:
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
         schema_drop=tuple(table.texts("schema_drop")),
+        continues=table.one_of("continues", ("", "turn", "prefix", "partial", "continue_final_message"), ""),
     )
     table.done()
     return quirks

@@ -18,6 +18,7 @@ from shared.domain.load import IDLE, Figures
 from shared.domain.money import MTOK
 from shared.domain.policy import NO_NEEDS, Needs
 from shared.domain.routing import Choice, Strategy
+from shared.routing import affinity
 
 TYPICAL_OUTPUT_TOKENS = 512
 """What a call is taken to answer with when it does not say how much it wants at most."""
@@ -41,6 +42,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     quota_left: Callable[[Deployment], float | None] | None = None
     most: int = 5
     """How many will be tried: beyond them, order does not matter."""
+    prefix: int | None = None
+    """Of a route with affinity: what stands for the beginning of the request; it then decides instead of the strategy."""
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -54,7 +57,16 @@ class Members(msgspec.Struct, frozen=True):
 def arranged(choice: Choice, members: Members, inputs: Inputs) -> Order:
     if len(members.deployments) == 1:
         return [0], {}
+    if inputs.prefix is not None:
+        return by_prefix(members, inputs.prefix, inputs.figures)
     return RULES[choice.strategy](choice, members, inputs)
+
+
+def by_prefix(members: Members, prefix: int, figures: Mapping[str, Figures]) -> Order:
+    """Those that have the beginning of the request in their prompt cache first, as far as they have room."""
+    at = {each.key: number for number, each in enumerate(members.deployments)}
+    in_flight = {key: figures[key].in_flight for key in at if key in figures}
+    return [at[key] for key in affinity.order(list(at), prefix, in_flight)], {}
 
 
 def priority(choice: Choice, members: Members, inputs: Inputs) -> Order:

@@ -187,6 +187,9 @@ class Snapshot:
                     listed.setdefault(deployment.name, deployment)
         return [listed[name] for name in sorted(listed)]
 
+    def route(self, name: str) -> Route | None:
+        return self._routes.get(name)
+
     def routes(self, entry: KeyEntry) -> list[tuple[Route, Pool]]:
         """The routes that a key can call, and what they lead to."""
         found = ((route, self.pool_for(name, entry)) for name, route in sorted(self._routes.items()))

@@ -7,7 +7,7 @@ one is deleted only when Postgres has everything in it. Each process holds a loc
 live one: settlements that Postgres lacks are sent again, and intents that nobody settled become estimated events. Both are
 idempotent by event id.
 
-    record: u32 length of the rest · u32 CRC-32 of the rest · tag (I intent, S settlement) · event as msgpack
+    record: u32 length of the rest · u32 CRC-32 of the rest · tag (I intent, S settlement, V void) · event as msgpack
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shared.domain.usage import UsageEvent, decode_event
 log = logging.getLogger(__name__)
 
 HEAD = struct.Struct("<II")
-INTENT, SETTLEMENT = b"I", b"S"
+INTENT, SETTLEMENT, VOID = b"I", b"S", b"V"
 SEGMENT_BYTES = 16 * 1024 * 1024
 ROTATE_S = 10.0
 RESEND_AFTER_S = 5.0
@@ -169,6 +169,14 @@ class Wal:
             if intended_in is not None:
                 intended_in.open -= 1
 
+    def void(self, event: UsageEvent, encoded: bytes) -> None:
+        """The intent came to nothing: there is no settlement, and no estimate if this process dies. Never raises."""
+        intended_in = self._open.pop(event.event_id, None)
+        with contextlib.suppress(WalFull):  # without the record a killed process's log would estimate it
+            self._append(VOID, encoded)
+        if intended_in is not None:
+            intended_in.open -= 1
+
     def unconfirmed(self) -> Iterator[UsageEvent]:
         """Events that are not known to be in Postgres: settlements, and dead processes' estimates."""
         for segment in [*self._closed, self._segment]:
@@ -194,7 +202,7 @@ class Wal:
                     if tag == INTENT:
                         intents[event.event_id] = (segment, event)
                     else:
-                        segment.events += 1
+                        segment.events += tag == SETTLEMENT
                         intents.pop(event.event_id, None)
             for segment, event in intents.values():
                 segment.orphans.append(event)

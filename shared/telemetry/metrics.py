@@ -194,6 +194,14 @@ class Metrics:
         self.retries_denied = Counter(
             "waystation_retries_denied_total", "Further attempts that the retry budget did not allow.", registry=registry
         )
+        self.hedges = Counter(
+            "waystation_hedges_total", "Second attempts beside slow ones: started, won, or denied by a budget.", ["result"],
+            registry=registry,
+        )  # fmt: skip
+        self.continuations = Counter(
+            "waystation_continuations_total", "Cut streams that went on elsewhere: tried, ended_well.", ["result"],
+            registry=registry,
+        )  # fmt: skip
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
         self.health_changes = Counter(
             "waystation_health_changes_total", "Breakers and connections by what they became; counted where it was decided.",

@@ -231,6 +231,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     metadata: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
+    goes_on: bool = False
+    """The last turn is the beginning of the answer (seam.py): the model is to go on from it."""
     stream: bool = False
     include_usage: bool = False
     """Chat: whether the stream shall end with a usage chunk. Other formats always tell."""

@@ -30,10 +30,13 @@ from shared.wire.openai_chat import ChatCall
 from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
 from shared.wire.rerank import Rerank
+from shared.wire.seam import SeamTranslation
 from shared.wire.transcription import transcription
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
-__all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "passing", "read_facts"]
+__all__ = [
+    "FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "joined", "joins", "passing", "read_facts",
+]  # fmt: skip
 
 
 class Tap(Protocol):
@@ -189,6 +192,22 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
         raise invalid_field("model", f"{deployment.name} is no chat model: {provider.title} offers none.")
     plain = passing(client, deployment, sse=stamp.sse)
     return plain or Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
+
+
+def joined(client: WireFormat, deployment: Deployment, stamp: Stamp) -> SeamTranslation:
+    """The bridge for one attempt of a chat whose stream may go on elsewhere. Raises Refused."""
+    provider = deployment.provider
+    if provider.wire_format not in PROVIDERS:
+        raise invalid_field("model", f"{deployment.name} is no chat model: {provider.title} offers none.")
+    return SeamTranslation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
+
+
+def joins(deployment: Deployment) -> bool:
+    """Whether a deployment can go on from the beginning of an answer."""
+    provider = deployment.provider
+    if not provider.quirks.continues:
+        return False
+    return provider.wire_format is not WireFormat.ANTHROPIC_MESSAGES or anthropic_messages.takes_prefill(deployment.model)
 
 
 def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operation: str) -> Bridge | None:

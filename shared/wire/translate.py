@@ -87,11 +87,16 @@ class Translation:
         self._stamp = replace(self._stamp, include_usage=decoded.include_usage, show_thinking=shown, call=decoded)
         if output_cap is not None:
             decoded = replace(decoded, max_tokens=output_cap)
+        decoded = self._shaped(decoded, deployment)
         encoded = self._provider.encode_call(decoded, deployment.model, deployment.provider.quirks)
         self._tools = Tools(decoded.tools, encoded.names)
         if envelope.routing is not None and deployment.provider.quirks.takes_routing:
             encoded = replace(encoded, body=open_envelope(encoded.body).edited({"provider": envelope.routing}))
         return encoded.body, [*encoded.dropped, *decoded.left_out]
+
+    def _shaped(self, call: Call, deployment: Deployment) -> Call:
+        """The call as this attempt puts it."""
+        return call
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""

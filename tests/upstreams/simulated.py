@@ -29,10 +29,10 @@ class Upstream:
     def last(self) -> Record:
         return self.state.records[-1]
 
-    def fail(self, behaviour: str, *, model: str | None = None, times: int | None = None) -> None:
+    def fail(self, behaviour: str, *, model: str | None = None, times: int | None = None, share: float | None = None) -> None:
         """Put a fault in force, after those already there."""
         known_behaviour(behaviour)
-        self.state.faults.append(Fault(behaviour, model, times))
+        self.state.faults.append(Fault(behaviour, model, times, share))
 
     def reset(self) -> None:
         self.state.reset()

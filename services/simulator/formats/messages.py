@@ -80,6 +80,7 @@ def read(raw: bytes, asked: Asked) -> tuple[dict[str, Any], Call]:
         response_format=_output_format(body),
         think=think,
         prompt_tokens=count_prompt_tokens(messages, tools),
+        begun=(messages[-1]["content"] or "") if messages[-1]["role"] == "assistant" else "",
     )
     return body, call
 

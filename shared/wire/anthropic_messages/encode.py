@@ -41,6 +41,11 @@ UNSPEAKABLE = (
 """What Messages has no word for; its own convention for sampling hints is to do without (OpenRouter drops them, too)."""
 
 
+def takes_prefill(model: Model) -> bool:
+    """Whether a call may end with the beginning of the answer."""
+    return NO_PREFILL.search(model.model_id) is None
+
+
 def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
     """Raises Refused, naming the client's field, for what Claude cannot do and the client must know of."""
     return _Encoder(call, model).encoded()
@@ -95,7 +100,7 @@ class _Encoder:
         return messages
 
     def prefill(self, turn: Turn) -> Turn:
-        if NO_PREFILL.search(self.model.model_id):
+        if not takes_prefill(self.model):
             field = self.call.named("turns")
             raise invalid_field(
                 field, f"{self.model.model_id} takes no prefilled answer: '{field}' must not end with the assistant."

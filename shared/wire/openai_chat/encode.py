@@ -45,6 +45,8 @@ class _Encoder:
 
     def encoded(self) -> Encoded:
         body: dict[str, Any] = {"model": self.model.model_id, "messages": self.messages()}
+        if self.call.goes_on:
+            self.going_on(body)
         self.sampling(body)
         self.tools(body)
         self.output(body)
@@ -76,6 +78,14 @@ class _Encoder:
                 case _:
                     messages += self.user(turn)
         return messages
+
+    def going_on(self, body: dict[str, Any]) -> None:
+        """The last message is the answer's beginning: how the provider is told so."""
+        match self.quirks.continues:
+            case "prefix" | "partial" as name:
+                body["messages"][-1][name] = True
+            case "continue_final_message" as name:
+                body |= {name: True, "add_generation_prompt": False}
 
     def user(self, turn: Turn) -> list[dict[str, Any]]:
         """Tool messages first; what they cannot carry (images) follows in the user's message."""

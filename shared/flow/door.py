@@ -1,0 +1,118 @@
+"""Door: what an attempt passes on its way to a deployment, and tells on its way back.
+
+In: the deployment's breaker and its connection's lock, as the one probe where that is due; a slot, where the connection has
+limits. Out: the slot is free, and load, breaker and limits hear how it went. While all is well and nothing is limited, the way
+in is two look-ups.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.domain.health import Standing
+from shared.domain.refusal import Reason, Refused, refuse
+from shared.domain.usage import Outcome
+from shared.flow import leave, record, slot
+
+if TYPE_CHECKING:
+    from shared.flow.exchange import Exchange
+
+
+class Skipped(Refused):
+    """The deployment is not to be asked now: it is shut, cooling down, locked or at its limits, and somebody else can be."""
+
+
+async def enter(x: Exchange) -> None:
+    """Raises Skipped."""
+    gateway, deployment = x.gateway, x.deployment
+    if gateway.health.marks:
+        await be_let_through(x)
+    if gateway.slots.limited(deployment.connection):
+        await have_slot(x)
+    gateway.load.started(deployment.key)
+    x.entered = True
+
+
+def go(x: Exchange) -> None:
+    """The attempt is over, however it went. Does nothing for one that did not get in."""
+    if not x.entered:
+        return
+    x.entered = False
+    gateway, deployment = x.gateway, x.deployment
+    slot.released(x)
+    gateway.load.ended(deployment.key, speed_of(x))
+    gateway.health.report(deployment, x.failure, neutral=says_nothing(x), probe=x.probe)
+    x.probe = None
+
+
+def says_nothing(x: Exchange) -> bool:
+    """Of the deployment: the client left, nothing was sent, or a network proxy failed that only this call goes by."""
+    if x.failure is None:
+        return x.outcome is not Outcome.OK
+    return x.failure.by_proxy and leave.proxy_is_its_own(x)
+
+
+async def have_slot(x: Exchange) -> None:
+    """Leave to use a connection that has limits. Raises Skipped."""
+    try:
+        await slot.held(x)
+    except Refused as refused:
+        give_probe_back(x)
+        x.passed_over = "skipped"
+        raise Skipped(refused.refusal) from None
+    except BaseException:
+        give_probe_back(x)
+        raise
+
+
+def give_probe_back(x: Exchange) -> None:
+    if x.probe is not None:
+        x.gateway.health.report(x.deployment, None, neutral=True, probe=x.probe)
+        x.probe = None
+
+
+async def be_let_through(x: Exchange) -> None:
+    """By the deployment's breaker and its connection's lock, as the probe where one is due. Raises Skipped."""
+    health = x.gateway.health
+    standing = health.standing(x.deployment, x.gateway.clock.now_s())
+    if standing is None:
+        return
+    if standing.state == "half_open_due":
+        x.probe = await health.claim(x.deployment)
+        if x.probe is not None:
+            return
+    if standing.state == "locked" or not last_resort(x):
+        slot.dropped(x)
+        x.passed_over = "skipped"
+        raise Skipped(kept_away(x, standing).refusal)
+
+
+def last_resort(x: Exchange) -> bool:
+    """Whether there is nobody else: all that could be asked is shut, and it is better to ask than to be down by ourselves."""
+    if x.decision is not None and x.decision.panic:
+        return True
+    return x.deployment is x.plan[-1] and all(each.result in record.NOT_ASKED for each in x.tried)
+
+
+def kept_away(x: Exchange, standing: Standing) -> Refused:
+    """What a client is told when nobody at all may be asked."""
+    title, wait_s = x.deployment.provider.title, max(1.0, standing.until_s - x.gateway.clock.now_s())
+    if standing.state == "locked":
+        return refuse(
+            Reason.PROVIDER_CREDENTIAL, 502,
+            f"The gateway's account at {title} is locked: {standing.reason}. Your key is fine; tell whoever runs this gateway.",
+            provider=title, retry=False,
+        )  # fmt: skip
+    return refuse(
+        Reason.PROVIDER_ERROR, 503,
+        f"{title} is not asked at the moment: {standing.reason}. Retry later, or use another model.",
+        provider=title, retry=True, retry_after_s=wait_s,
+    )  # fmt: skip
+
+
+def speed_of(x: Exchange) -> float | None:
+    """Tokens per second from the first one on, of a stream that ended well."""
+    if x.first_token_s is None or x.usage is None or x.outcome is not Outcome.OK:
+        return None
+    took_s = x.gateway.clock.monotonic_s() - x.first_token_s
+    return x.usage.output_tokens / took_s if took_s > 0 else None
