@@ -29,6 +29,7 @@ from shared.telemetry.metrics import SlotMeters
 from shared.upstream.slots.cells import EPOCH_S, LEARNED, LEASE_MS, Cells, compile_cells
 from shared.upstream.slots.line import Line, Packer
 from shared.upstream.slots.model import GRANTED, REFUSED, Done, State
+from shared.upstream.slots.pauses import Pauses
 from shared.upstream.slots.slot import WHY, NoSlot, Slot, Waiter
 
 log = logging.getLogger(__name__)
@@ -65,15 +66,16 @@ class Slots:
         self._script = lane.register(files("shared.upstream.slots").joinpath("slots.lua").read_text())
         self._pack = Packer(self._script, node_id)
         self._lines: dict[str, Line] = {}
-        self._learned: dict[str, float] = {}
-        """Connections without limits that are to be left alone, and until when (monotonic)."""
+        self._pauses = Pauses(lane, redis, clock, self._waits_for)
         self._tickets = 0
 
     # What a call's walk uses.
 
     def limited(self, connection: Connection) -> bool:
         """Whether a call through it needs a slot."""
-        return connection.limits is not None or (bool(self._learned) and connection.connection_id in self._learned)
+        return connection.limits is not None or (
+            bool(self._pauses.until_s) and connection.connection_id in self._pauses.until_s
+        )
 
     def take(
         self,
@@ -150,7 +152,7 @@ class Slots:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(keys.slots_channel(self._node), keys.SLOTS_CHANNEL)
-                    await self._relearn()
+                    await self._pauses.recall()
                     self._ask_again()  # of what was said meanwhile nothing was heard
                     while True:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=5.0)
@@ -244,11 +246,12 @@ class Slots:
         self._plan(line, next_us, bool(mine))
 
     def _hear(self, channel: bytes, text: str) -> None:
+        if channel == keys.SLOTS_CHANNEL:
+            self._pauses.hear(text)
+            return
         said = text.split("\n")
         line = self._lines.get(said[0])
-        if channel == keys.SLOTS_CHANNEL:
-            self._remember(said[0], int(said[1]) / 1000)
-        elif line is not None and said[1]:
+        if line is not None and said[1]:
             self._told(line, said[1], int(said[2]), int(said[3]))
         elif line is not None:
             self._plan(line, int(said[4]), True)
@@ -426,38 +429,12 @@ class Slots:
         connection = line.connection
         self._meters.paused(connection.name)
         self._end_of(line, ticket, end, local=local)
-        if connection.limits is not None:
-            return
-        name, pause_ms = connection.connection_id.encode(), end.pause_us // 1000
-        self._remember(connection.connection_id, pause_ms / 1000)
-        until = b"%d" % (int(self._clock.now_s() * 1000) + pause_ms)
-        self._lane.post(b"*4\r\n" + bulk(b"HSET", keys.SLOTS_LEARNED, name, until))
-        self._lane.post(b"*3\r\n" + bulk(b"PUBLISH", keys.SLOTS_CHANNEL, b"%b\n%d" % (name, pause_ms)))
+        if connection.limits is None:
+            self._pauses.share(connection.connection_id, end.pause_us // 1000)
 
-    def _remember(self, connection_id: str, pause_s: float) -> None:
-        until_s = self._clock.monotonic_s() + pause_s
-        known_s = self._learned.get(connection_id)
-        self._learned[connection_id] = max(until_s, known_s or 0.0)
-        if known_s is None:
-            asyncio.get_running_loop().call_later(pause_s + LOOK_S, self._unlearn, connection_id)
-
-    def _unlearn(self, connection_id: str) -> None:
-        """The pause is over and nobody waits for its end any more."""
-        line, left_s = self._lines.get(connection_id), self._learned.get(connection_id, 0.0) - self._clock.monotonic_s()
-        if left_s > 0 or (line is not None and line.waiters):
-            asyncio.get_running_loop().call_later(max(left_s, LOOK_S), self._unlearn, connection_id)
-        else:
-            self._learned.pop(connection_id, None)
-
-    async def _relearn(self) -> None:
-        """Pauses that others were told of before this node listened."""
-        now_ms = self._clock.now_s() * 1000
-        found: dict[bytes, bytes] = await self._redis.hgetall(keys.SLOTS_LEARNED)  # type: ignore[misc, arg-type]
-        for name, until in found.items():
-            if int(until) > now_ms:
-                self._remember(name.decode(), (int(until) - now_ms) / 1000)
-            else:
-                await self._redis.hdel(keys.SLOTS_LEARNED, name)  # type: ignore[misc, arg-type]
+    def _waits_for(self, connection_id: str) -> bool:
+        line = self._lines.get(connection_id)
+        return line is not None and bool(line.waiters)
 
 
 def _nobody(of: str, ticket: str, era: int, retry_ms: int, next_us: float) -> bool:

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 
+import pytest
+from click.testing import CliRunner
 from redis.asyncio import Redis
 
+from services.cli.__main__ import main
 from services.cli.limits import row
 from shared.domain.upstream_limits import Quota, QuotaUnit, Window
+from shared.providers import registry
+from shared.store import postgres, tenants
+from shared.store.apply import apply_document
+from shared.store.document import Document
 from shared.store.redis import client
+from shared.store.secrets import Vault, new_secret
 from shared.upstream.slots.slots import Slots
 from shared.upstream.slots.standing import standings
 from tests.upstream.slots.conftest import connection, limits
+
+
+def test_the_command_answers(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = new_secret()
+
+    async def configure() -> None:
+        pool = postgres.engine(database_url)
+        vault = Vault.from_secret(secret)
+        await tenants.bootstrap(pool, vault)
+        entry = {"name": "lab", "provider": "custom", "base_url": "http://127.0.0.1:9/v1", "limits": {"rpm": 100}}
+        await apply_document(pool, vault, Document.model_validate({"connections": [entry]}), registry.load())
+        await pool.dispose()
+
+    asyncio.run(configure())
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    said = CliRunner().invoke(main, ["limits", "--json"], catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    (lab,) = json.loads(said.output)
+    assert (lab["connection"], lab["requests_left"], lab["waiting"], lab["quotas"]) == ("lab", 5, 0, [])
+    assert "lab" in CliRunner().invoke(main, ["limits"], catch_exceptions=False).output
 
 
 async def test_it_says_what_is_used_and_left(slots: Slots, redis_url: str) -> None:
