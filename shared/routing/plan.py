@@ -13,7 +13,7 @@ import msgspec
 from shared.domain.catalogue import Deployment
 from shared.domain.failure import FailureClass
 from shared.domain.load import IDLE
-from shared.domain.policy import NO_NEEDS, Preferences
+from shared.domain.policy import Preferences
 from shared.domain.refusal import Reason, Refusal
 from shared.routing import eligible
 from shared.routing.eligible import Health
@@ -275,6 +275,3 @@ def told(plan: Plan) -> dict[str, Any]:
         "chain": list(plan.chain),
         "panic": plan.panic,
     }
-
-
-__all__ = ["MOST_ATTEMPTS", "NO_NEEDS", "Plan", "chain_of", "decide", "refusal", "told"]

@@ -83,10 +83,6 @@ class Pool:
         return tuple(each for section in self.sections for group in section.groups for each in group.members)
 
     @cached_property
-    def keys(self) -> frozenset[str]:
-        return frozenset(each.key for each in self.members)
-
-    @cached_property
     def one_model(self) -> bool:
         """Nothing to choose among but accounts of one model."""
         return len({each.name for each in self.members}) <= 1
