@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from shared.domain.health import Profile
@@ -82,6 +83,7 @@ async def heard(redis: Redis, into: list[dict[str, Any]], subject: str) -> None:
                     into.append(notice)
 
 
+@pytest.mark.timeout(400)
 async def test_every_open_period_has_exactly_one_probe(redis_url: str) -> None:
     pace = type(PACE)(lease_s=0.6, renew_s=0.2, tick_s=0.05, recheck_s=0.05)
     provider = Provider(pace.lease_s, seed=4)
