@@ -45,6 +45,8 @@ class Settings:
     redis_deadline_s: float = 0.25
     responses_kept_s: int = 86_400
     """How long an answer of /v1/responses is kept for `previous_response_id`; 0: not at all."""
+    public_models: bool = True
+    """Whether /api/v1/models answers without a key: with the models that every organisation may use."""
     fetch_private_addresses: bool = False
     """Whether URLs of media may lead to private addresses and over http: for development."""
     metrics_port: int = 0

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from services.ingress.endpoint import credential_of, query_key
+from services.ingress.endpoint import at_openrouter, credential_of, query_key
 from services.ingress.node import Node
 from shared.domain.catalogue import Capability, Deployment
 from shared.domain.refusal import Reason, Refused, refuse
@@ -29,8 +29,7 @@ PER_TOKEN = NANO * 1_000_000
 
 async def every_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The list. Raises Refused."""
-    key = caller(request, node)
-    deployments = node.gateway.snapshot().models(key.principal.organisation_id)
+    deployments = node.gateway.snapshot().models(reader(request, node))
     if of_google(request):
         return json({"models": [google(deployment) for deployment in deployments]})
     entries = [describe(deployment) for deployment in deployments]
@@ -50,11 +49,11 @@ async def every_model(request: web.BaseRequest, node: Node) -> web.StreamRespons
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """One entry of the list, or its endpoints (OpenRouter); the id's slash may come raw or as %2F. Raises Refused."""
-    key = caller(request, node)
+    organisation_id = reader(request, node)
     name = unquote(next(request.path.removeprefix(prefix) for prefix in PREFIXES if request.path.startswith(prefix)))
     wanted, _, tail = name.rpartition("/")
     name = wanted if tail == "endpoints" else name
-    deployment = node.gateway.snapshot().deployment(name, key.principal.organisation_id)
+    deployment = node.gateway.snapshot().deployment(name, organisation_id)
     if deployment is None:
         raise unknown(name)
     if tail == "endpoints":
@@ -84,6 +83,20 @@ def caller(request: web.BaseRequest, node: Node) -> KeyEntry:
     headers = request.headers
     credential = credential_of(headers.get("Authorization"), headers, query_key(request))
     return authenticate(node.gateway, node.gateway.snapshot(), credential)
+
+
+EVERYBODY = ""
+"""No organisation's id: it sees what belongs to none."""
+
+
+def reader(request: web.BaseRequest, node: Node) -> str:
+    """The organisation whose models are told. OpenRouter's lists are public and its clients may ask without a key: they are
+    told what every organisation may use (`WAYSTATION_PUBLIC_MODELS`). Raises Refused."""
+    headers = request.headers
+    credential = credential_of(headers.get("Authorization"), headers, query_key(request))
+    if not credential and node.gateway.settings.public_models and at_openrouter(request):
+        return EVERYBODY
+    return authenticate(node.gateway, node.gateway.snapshot(), credential).principal.organisation_id
 
 
 def of_google(request: web.BaseRequest) -> bool:
@@ -149,6 +162,8 @@ def pricing(deployment: Deployment) -> dict[str, str]:
         told["input_cache_read"] = usd(price.cache_read_nano_per_mtok)
     if price.cache_write_nano_per_mtok is not None:
         told["input_cache_write"] = usd(price.cache_write_nano_per_mtok)
+    if price.cache_write_1h_nano_per_mtok is not None:
+        told["input_cache_write_1h"] = usd(price.cache_write_1h_nano_per_mtok)
     return told
 
 

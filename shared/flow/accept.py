@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refused, refuse
-from shared.flow import stored
+from shared.flow import openrouter, stored
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
 from shared.wire.codec import read_facts
@@ -41,6 +41,8 @@ async def accept(x: Exchange) -> None:
     if x.arrival.wire_format is WireFormat.OPENAI_RESPONSES:
         await stored.recall(x)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
+    if x.arrival.openrouter:
+        openrouter.always_with_usage(x)
 
 
 def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:

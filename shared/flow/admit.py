@@ -132,6 +132,7 @@ def quoted(x: Exchange, deployment: Deployment, typical_output_tokens: int) -> Q
         max_tokens=call.max_tokens,
         choices=call.choices,
         typical_output_tokens=typical_output_tokens,
+        most_audio_ms=0 if call.sound is None else call.sound.most_ms,
     )
 
 

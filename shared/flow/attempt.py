@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
+from shared.flow import openrouter
 from shared.flow.fetch import fetch
 from shared.providers.failure import classify, consequence, in_own_words
 from shared.store.wal import WalFull
@@ -92,6 +93,8 @@ def encode(x: Exchange) -> UpstreamRequest:
         endpoint = "chat"
     if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
         endpoint += "_stream"
+    if arrival.openrouter:
+        openrouter.dress(x)
     same = arrival.wire_format is deployment.provider.wire_format
     return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
 
@@ -117,6 +120,7 @@ def translating(x: Exchange, operation: str) -> Bridge:
         sse=x.arrival.sse,
         previous_response_id=x.previous_response_id,
         stored=x.history is not None,
+        native_finish=x.arrival.openrouter,
     )
     made = bridge(x.arrival.wire_format, x.deployment, stamp, operation)
     if x.fetched and isinstance(made, Translation):

@@ -23,6 +23,7 @@ from shared.wire import (
     openai_chat,
     openai_json,
     openai_responses,
+    transcription,
 )
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
@@ -30,7 +31,6 @@ from shared.wire.openai_chat import ChatCall
 from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
 from shared.wire.rerank import Rerank
-from shared.wire.transcription import transcription
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
 __all__ = ["FORMATS", "Bridge", "MalformedReply", "ReplyFacts", "Stamp", "Tap", "bridge", "passing", "read_facts"]
@@ -145,6 +145,7 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
 
 FACTS: dict[tuple[WireFormat, str], openai_json.Facts] = {
     **{(client, operation): read for client in FORMATS for operation, read in openai_json.FACTS.items()},
+    **{(client, "transcriptions"): transcription.facts for client in FORMATS},
     **{(client, "chat"): half.facts for client, half in FORMATS.items()},
     (WireFormat.GEMINI, "embeddings"): facts.gemini_embeddings_facts,
     (WireFormat.COHERE, "embeddings"): facts.cohere_embeddings_facts,
@@ -198,7 +199,7 @@ def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operati
     if operation == "embeddings" and provider in embeddings.PROVIDERS:
         return embeddings.Embeddings(embeddings.CLIENTS[client], embeddings.PROVIDERS[provider], stamp)
     if operation == "transcriptions":
-        return transcription(provider)
+        return transcription.transcription(provider)
     if operation == "rerank" and provider is WireFormat.COHERE:
         return Rerank(stamp)
     if operation == "rerank" and client is WireFormat.COHERE and provider is WireFormat.OPENAI_CHAT:
