@@ -57,7 +57,9 @@ async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     if deployment is None:
         raise unknown(name)
     if tail == "endpoints":
-        return json({"data": describe(deployment) | {"endpoints": [endpoint(deployment)]}})
+        told = describe(deployment)
+        architecture = told["architecture"] | {"tokenizer": "Other", "instruct_type": None}
+        return json({"data": told | {"description": "", "architecture": architecture, "endpoints": [endpoint(deployment)]}})
     return json(google(deployment) if of_google(request) else describe(deployment))
 
 

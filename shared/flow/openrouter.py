@@ -37,7 +37,8 @@ def dress(x: Exchange) -> None:
         provider=x.deployment.provider.title,
         cost=lambda usage: _cost(x, usage),
     )
-    x.bridge = Dressed(x.bridge, face)
+    documents = x.envelope.fields.get("documents") if x.arrival.operation == "rerank" else None
+    x.bridge = Dressed(x.bridge, face, None if documents is None else bytes(documents))
     x.headers["x-generation-id"] = face.generation_id
 
 

@@ -80,8 +80,9 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
 class Dressed:
     """A bridge whose answers wear the face (wire/codec.py Bridge)."""
 
-    def __init__(self, bridge: Bridge, face: Face) -> None:
-        self._bridge, self._face = bridge, face
+    def __init__(self, bridge: Bridge, face: Face, documents: bytes | None = None) -> None:
+        """`documents`: what is to be ranked, as JSON: its results hold them again."""
+        self._bridge, self._face, self._documents = bridge, face, documents
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
@@ -92,7 +93,11 @@ class Dressed:
         """Raises MalformedReply."""
         reply = self._bridge.read_reply(body)
         answer = loose.parsed(reply.body)
-        return replace(reply, body=orjson.dumps(put_on(answer, self._face, reply.usage))) if type(answer) is dict else reply
+        if type(answer) is not dict:
+            return reply
+        if self._documents is not None:
+            answer = with_documents(answer, loose.array(loose.parsed(self._documents)))
+        return replace(reply, body=orjson.dumps(put_on(answer, self._face, reply.usage)))
 
     def tap(self, *, hide_usage: bool) -> DressedTap:
         return DressedTap(self._bridge.tap(hide_usage=hide_usage), self._face)
@@ -168,6 +173,8 @@ def put_on(answer: dict[str, Any], face: Face, usage: Usage | None) -> dict[str,
     """An answer or an event of one, with what OpenRouter says beside."""
     if face.wire_format is WireFormat.OPENAI_CHAT:
         answer = _as_generation(answer, face)
+    elif answer.get("object") == "response":
+        answer = NEEDED | answer
     inner = answer.get("response")
     told = inner if type(inner) is dict else answer
     cost = face.cost(usage) if usage is not None and type(told.get("usage")) is dict else None
@@ -175,6 +182,23 @@ def put_on(answer: dict[str, Any], face: Face, usage: Usage | None) -> dict[str,
         return answer
     told = told | {"usage": told["usage"] | _costs(cost)}
     return answer | {"response": told} if type(inner) is dict else told
+
+
+NEEDED = {
+    "completed_at": None, "instructions": None, "metadata": None, "temperature": None, "top_p": None,
+    "frequency_penalty": 0, "presence_penalty": 0,
+}  # fmt: skip
+"""Keys that OpenRouter's SDKs do not go without in a response."""
+
+
+def with_documents(answer: dict[str, Any], documents: list[Any]) -> dict[str, Any]:
+    """A ranking, each result with its document."""
+    results = []
+    for result in loose.tables(answer.get("results")):
+        at = result.get("index")
+        known = documents[at] if type(at) is int and 0 <= at < len(documents) else ""
+        results.append({"document": known if type(known) is dict else {"text": str(known)}} | result)
+    return answer | {"results": results}
 
 
 def _costs(cost: Cost) -> dict[str, Any]:
@@ -198,8 +222,11 @@ def _as_generation(answer: dict[str, Any], face: Face) -> dict[str, Any]:
         return answer
     worn = answer | {"id": face.generation_id, "choices": [_choice(each) if type(each) is dict else each for each in choices]}
     worn.setdefault("provider", face.provider)
-    if answer.get("object") != "text_completion":
+    kind = answer.get("object")
+    if kind == "chat.completion":  # its SDKs want the key here, null or not, and no null in a chunk
         worn.setdefault("system_fingerprint", None)
+    elif kind == "chat.completion.chunk" and worn.get("system_fingerprint") is None:
+        worn.pop("system_fingerprint", None)
     return worn
 
 
