@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up test test-clients lint types layers unit bench soak clean lock
+.PHONY: help up test test-clients lint types layers unit bench soak chaos clean lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ layers: $(VENV)/.installed-dev ## import-linter: dependencies point one way
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev ## pytest on two processes
-	$(BIN)/pytest -n 2 -m "not soak and not clients" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not soak and not clients and not chaos" $(ARGS)
 
 CLIENTS := tests/clients/npm
 PYTHON_CLIENTS := tests/clients/python
@@ -57,6 +57,9 @@ lock: ## write the lock files anew (needs uv)
 	    --no-emit-index-url --no-header --no-annotate -q -o requirements$${extras%%:*}.lock; done
 	uv pip compile $(PYTHON_CLIENTS)/requirements.in --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate -q -o $(PYTHON_CLIENTS)/requirements.lock
+
+chaos: $(VENV)/.installed-dev ## providers fail under load on four nodes: the long versions
+	CHAOS_TIMES=5 $(BIN)/pytest -s -m chaos $(ARGS)
 
 clean: ## remove the virtual environment and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results

@@ -37,6 +37,9 @@ class Settings:
     max_in_flight: int = 4096
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    deadline_s: float = 600.0
+    """Within so long a stream must have begun and any other answer be whole; a route or `x-waystation-deadline-s` may say less
+    or more."""
     keepalive_s: float = 12.0
     """A stream that is silent for so long gets something that its clients ignore."""
     grace_s: float = 600.0
@@ -47,6 +50,8 @@ class Settings:
     """How long an answer of /v1/responses is kept for `previous_response_id`; 0: not at all."""
     public_models: bool = True
     """Whether /api/v1/models answers without a key: with the models that every organisation may use."""
+    decisions_kept_days: int = 30
+    """How long the decision behind a call is kept with its usage event."""
     fetch_private_addresses: bool = False
     """Whether URLs of media may lead to private addresses and over http: for development."""
     metrics_port: int = 0

@@ -10,9 +10,13 @@ from typing import NoReturn
 import click
 import uvloop
 
-from services.cli import manage
+from services.cli import health, manage
 from services.cli.connect import connect
+from services.cli.explain import explain
+from services.cli.limits import limits
 from services.cli.matrix import matrix
+from services.cli.proxy import proxy
+from services.cli.request import request
 from services.cli.say import guarded, json_option, settings_here
 from services.cli.up import up
 from services.simulator.__main__ import DEFAULT_PORT as DEFAULT_SIMULATOR_PORT
@@ -75,8 +79,14 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 main.add_command(up)
 main.add_command(connect)
+main.add_command(explain)
 main.add_command(matrix)
+main.add_command(request)
+main.add_command(proxy)
+main.add_command(limits)
 for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
+    main.add_command(command)
+for command in (health.health, health.unlock, health.reset):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import click
+import msgspec
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cli.say import answer, fail, guarded, json_option, settings_here, table, wait_for
 from shared.domain.money import nano_to_usd
+from shared.domain.policy import KeyPolicy
 from shared.providers import registry
 from shared.settings import Settings
-from shared.store import configuration, ledger, postgres, tenants
+from shared.store import configuration, ledger, postgres, routes, tenants
 from shared.store.apply import Changes, apply_document
-from shared.store.document import parse, parse_budget
+from shared.store.document import parse, parse_budget, parse_ceiling
 from shared.store.redis import client
 from shared.store.secrets import Vault
 
@@ -40,6 +42,45 @@ async def database(settings: Settings) -> AsyncIterator[AsyncEngine]:
         await pool.dispose()
 
 
+P = ParamSpec("P")
+
+
+def policy_options(command: Callable[P, None]) -> Callable[P, None]:
+    """What a key may use."""
+    options = (
+        click.option("--models", multiple=True, help="Only models like this (openai/*), or a route's name; may be repeated."),
+        click.option("--providers", multiple=True, help="Only these providers or prefixes; patterns, may be repeated."),
+        click.option("--no-training", is_flag=True, help="Only providers that say that they do not train on prompts."),
+        click.option("--zero-retention", is_flag=True, help="Only providers that say that they keep nothing."),
+        click.option("--regions", multiple=True, help="Only providers in these regions, like eu; may be repeated."),
+        click.option("--max-price", help="USD per million tokens of input/output, like 1/5."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def policy_of(given: dict[str, Any]) -> KeyPolicy:
+    """A policy from `policy_options`; lists may also be written with commas."""
+    try:
+        ceiling = (None, None) if given["max_price"] is None else parse_ceiling(given["max_price"])
+    except ValueError as error:
+        fail(f"waystation: --max-price {error}")
+
+    def several(name: str) -> tuple[str, ...]:
+        return tuple(part.strip() for value in given[name] for part in value.split(",") if part.strip())
+
+    return KeyPolicy(
+        models=several("models"),
+        providers=several("providers"),
+        no_training=given["no_training"],
+        zero_retention=given["zero_retention"],
+        regions=several("regions"),
+        max_input_nano_per_mtok=ceiling[0],
+        max_output_nano_per_mtok=ceiling[1],
+    )
+
+
 @click.group()
 def key() -> None:
     """Create, list and revoke keys."""
@@ -55,6 +96,7 @@ def key() -> None:
 @click.option("--budget-usd", help="A hard budget like 5/month (day, week, month, total).")
 @click.option("--expires-days", type=click.IntRange(1), help="Days until the key expires.")
 @click.option("--admin", is_flag=True, help="It may change the installation's configuration over HTTP.")
+@policy_options
 @json_option
 @guarded
 def create_key(
@@ -68,9 +110,11 @@ def create_key(
     expires_days: int | None,
     admin: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Create a key; it is shown this once."""
     settings = settings_here()
+    policy = policy_of(given)
     vault = Vault.from_secret(settings.secret())
     try:
         budget = None if budget_usd is None else parse_budget(budget_usd)
@@ -82,7 +126,7 @@ def create_key(
         async with database(settings) as pool:
             return await tenants.create_key(
                 pool, vault, team=team, organisation=organisation, name=name, rpm=rpm, tpm=tpm, concurrent=concurrent,
-                budget=budget, expires_at=expires_at, admin=admin,
+                budget=budget, expires_at=expires_at, admin=admin, policy=policy,
             )  # fmt: skip
 
     made = wait_for(work())
@@ -101,7 +145,9 @@ def list_keys(as_json: bool) -> None:
             return await tenants.list_keys(pool)
 
     rows = wait_for(work())
-    columns = ["id", "name", "organisation", "team", "last4", "created_at", "expires_at", "revoked_at", "admin"]
+    columns = ["id", "name", "organisation", "team", "last4", "created_at", "expires_at", "revoked_at", "admin", "may"]
+    for row in rows:
+        row["may"] = routes.described(msgspec.convert(row["policy"], KeyPolicy))
     answer(rows, table(rows, columns), as_json=as_json)
 
 
@@ -120,6 +166,26 @@ def revoke_key(key_id: str, as_json: bool) -> None:
     if not wait_for(work()):
         fail(f"waystation: there is no key {key_id!r} that could be revoked; `waystation key list` shows them")
     answer({"id": key_id, "revoked": True}, f"{key_id} is revoked", as_json=as_json)
+
+
+@key.command("policy")
+@click.argument("key_id", metavar="ID")
+@policy_options
+@json_option
+@guarded
+def put_policy(key_id: str, as_json: bool, **given: Any) -> None:
+    """Say what a key may use, instead of what was said before; without options everything again."""
+    settings, policy = settings_here(), policy_of(given)
+
+    async def work() -> bool:
+        async with database(settings) as pool:
+            return await routes.put_policy(pool, key_id, policy)
+
+    if not wait_for(work()):
+        fail(f"waystation: there is no key {key_id!r}; `waystation key list` shows them")
+    answer(
+        {"id": key_id, "policy": msgspec.to_builtins(policy)}, f"{key_id} may use: {routes.described(policy)}", as_json=as_json
+    )
 
 
 file_option = click.option(

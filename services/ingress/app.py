@@ -10,7 +10,18 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.ingress import account, counting, health, inference, models, provider_models, responses
+from services.ingress import (
+    account,
+    counting,
+    explain,
+    health,
+    inference,
+    models,
+    provider_models,
+    requests,
+    resilience,
+    responses,
+)  # fmt: skip
 from services.ingress.connection import check_head
 from services.ingress.endpoint import at_openrouter
 from services.ingress.node import Node
@@ -56,12 +67,17 @@ ROUTES: dict[str, dict[str, Handler]] = {
         "POST": provider_models.add,
         "DELETE": provider_models.remove,
     },
+    "/api/resilience": {"GET": resilience.show},
+    "/api/resilience/unlock": {"POST": resilience.unlock},
+    "/api/resilience/reset": {"POST": resilience.reset},
+    "/api/explain": {"POST": explain.explain},
     "/livez": {"GET": health.livez},
     "/readyz": {"GET": health.readyz},
     "/metrics": {"GET": health.metrics},
 }
 UNDER: dict[str, dict[str, Handler]] = {
     inference.PROVIDERS: {"POST": inference.at_provider},
+    requests.REQUESTS: {"GET": requests.show},
     "/v1/responses/": {"GET": responses.show, "DELETE": responses.forget},
     "/v1/models/": {"GET": models.one_model, "POST": inference.gemini},
     "/v1beta/models/": {"GET": models.one_model, "POST": inference.gemini},

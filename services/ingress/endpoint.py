@@ -53,6 +53,7 @@ async def serve(
         provider=provider,
         sse=sse,
         openrouter=openrouter,
+        deadline=headers.get("x-waystation-deadline-s"),
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
     x = begin(gateway, arrival, sink)

@@ -15,9 +15,12 @@ from aiohttp import web
 
 from services.ingress.endpoint import at_openrouter, credential_of, query_key
 from services.ingress.node import Node
-from shared.domain.catalogue import Capability, Deployment
+from shared.domain.catalogue import Capability, Connection, Deployment, Model, Provider
+from shared.domain.money import Price
 from shared.domain.refusal import Reason, Refused, refuse
+from shared.domain.routing import Route
 from shared.flow.accept import authenticate
+from shared.routing.pool import Pool
 from shared.snapshot.snapshot import KeyEntry
 
 PREFIXES = ("/v1/models/", "/v1beta/models/", "/api/v1/models/", "/api/v1/model/")
@@ -29,7 +32,7 @@ PER_TOKEN = NANO * 1_000_000
 
 async def every_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The list. Raises Refused."""
-    deployments = node.gateway.snapshot().models(reader(request, node))
+    deployments = listed_for(reader(request, node), node)
     if of_google(request):
         return json({"models": [google(deployment) for deployment in deployments]})
     entries = [describe(deployment) for deployment in deployments]
@@ -49,11 +52,11 @@ async def every_model(request: web.BaseRequest, node: Node) -> web.StreamRespons
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """One entry of the list, or its endpoints (OpenRouter); the id's slash may come raw or as %2F. Raises Refused."""
-    organisation_id = reader(request, node)
+    key = reader(request, node)
     name = unquote(next(request.path.removeprefix(prefix) for prefix in PREFIXES if request.path.startswith(prefix)))
     wanted, _, tail = name.rpartition("/")
     name = wanted if tail == "endpoints" else name
-    deployment = node.gateway.snapshot().deployment(name, organisation_id)
+    deployment = named(name, key, node)
     if deployment is None:
         raise unknown(name)
     if tail == "endpoints":
@@ -61,6 +64,48 @@ async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
         architecture = told["architecture"] | {"tokenizer": "Other", "instruct_type": None}
         return json({"data": told | {"description": "", "architecture": architecture, "endpoints": [endpoint(deployment)]}})
     return json(google(deployment) if of_google(request) else describe(deployment))
+
+
+def listed_for(key: KeyEntry | None, node: Node) -> list[Deployment]:
+    """The routes and the models that the key may use; without a key, the models that every organisation may."""
+    snapshot = node.gateway.snapshot()
+    if key is None:
+        return snapshot.models(NOBODYS)
+    routes = [as_model(route, pool) for route, pool in snapshot.routes(key)]
+    return routes + snapshot.models(key.principal.organisation_id, key.policy)
+
+
+def named(name: str, key: KeyEntry | None, node: Node) -> Deployment | None:
+    if key is None:
+        return next(iter(node.gateway.snapshot().plan(name, NOBODYS)), None)
+    pool = node.gateway.snapshot().pool_for(name, key)
+    if pool is None or not pool.members:
+        return None
+    return pool.members[0] if pool.route is None else as_model(pool.route, pool)
+
+
+ROUTER = Provider(name="waystation", title="Waystation", prefix="", base_url=None)
+
+
+def as_model(route: Route, pool: Pool) -> Deployment:
+    """A route as one model: it can do what any of its targets can, and costs what the dearest does."""
+    models = [group.members[0].model for group in pool.sections[0].groups] or [each.model for each in pool.members]
+    prices = [model.price for model in models if model.price is not None]
+    price = None
+    if prices and len(prices) == len(models):
+        price = Price(
+            input_nano_per_mtok=max(each.input_nano_per_mtok for each in prices),
+            output_nano_per_mtok=max(each.output_nano_per_mtok for each in prices),
+        )
+    model = Model(
+        model_id=route.name,
+        context_tokens=max((model.context_tokens or 0 for model in models), default=0) or None,
+        max_output_tokens=max((model.max_output_tokens or 0 for model in models), default=0) or None,
+        capabilities=frozenset(each for model in models for each in model.capabilities),
+        price=price,
+    )
+    connection = Connection(connection_id="", name=route.name, provider=ROUTER.name, prefix="", base_url="")
+    return Deployment(provider=ROUTER, connection=connection, model=model)
 
 
 def unknown(name: str) -> Refused:
@@ -74,7 +119,7 @@ async def catalogue(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """`GET /api/models/catalog`: the models by provider, each with its type."""
     key = caller(request, node)
     grouped: dict[str, dict[str, Any]] = {}
-    for deployment in node.gateway.snapshot().models(key.principal.organisation_id):
+    for deployment in listed_for(key, node):
         provider = deployment.provider
         group = grouped.setdefault(provider.name, {"provider": provider.name, "title": provider.title, "models": []})
         group["models"].append(describe(deployment) | {"type": kind_of(deployment)})
@@ -87,18 +132,18 @@ def caller(request: web.BaseRequest, node: Node) -> KeyEntry:
     return authenticate(node.gateway, node.gateway.snapshot(), credential)
 
 
-EVERYBODY = ""
+NOBODYS = ""
 """No organisation's id: it sees what belongs to none."""
 
 
-def reader(request: web.BaseRequest, node: Node) -> str:
-    """The organisation whose models are told. OpenRouter's lists are public and its clients may ask without a key: they are
-    told what every organisation may use (`WAYSTATION_PUBLIC_MODELS`). Raises Refused."""
+def reader(request: web.BaseRequest, node: Node) -> KeyEntry | None:
+    """Whose models are told. OpenRouter's lists are public and its clients may ask without a key: None is for them, if
+    `WAYSTATION_PUBLIC_MODELS` allows it. Raises Refused."""
     headers = request.headers
     credential = credential_of(headers.get("Authorization"), headers, query_key(request))
     if not credential and node.gateway.settings.public_models and at_openrouter(request):
-        return EVERYBODY
-    return authenticate(node.gateway, node.gateway.snapshot(), credential).principal.organisation_id
+        return None
+    return authenticate(node.gateway, node.gateway.snapshot(), credential)
 
 
 def of_google(request: web.BaseRequest) -> bool:

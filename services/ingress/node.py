@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from hiredis import ReplyError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,14 +26,17 @@ from shared.admission.restore import Restore
 from shared.admission.seeding import Seeder
 from shared.clock import SystemClock
 from shared.domain.catalogue import Connection
+from shared.domain.health import MarkState
 from shared.domain.limits import Budget
 from shared.domain.usage import UsageEvent, encode_event
 from shared.flow.exchange import Gateway
 from shared.providers import registry
+from shared.routing.breaker import profile
+from shared.routing.proxies import read_environment
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
-from shared.store.redis import Lane, client
+from shared.store.redis import Lane, RedisUnavailable, client
 from shared.store.responses import Responses
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
@@ -40,7 +45,10 @@ from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import tracer
 from shared.upstream.credentials import Credentials
 from shared.upstream.guard import check_address
+from shared.upstream.health import Health
+from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
+from shared.upstream.slots.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +69,7 @@ class Node:
     streams: LiveStreams
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
+    redis: Redis
 
 
 @asynccontextmanager
@@ -71,7 +80,8 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
     pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
     wal = Wal.open(settings.data_dir / "usage-log", node_id)
     lane = Lane(settings.redis_url, deadline_s=settings.redis_deadline_s)
-    watch = Watch(pool, redis, registry.load(), built_in(settings))
+    providers = registry.load()
+    watch = Watch(pool, redis, providers, built_in(settings))
     tasks: list[asyncio.Task[Any]] = []
     gateway: Gateway | None = None
     try:
@@ -81,6 +91,10 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
+        health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
+        slots = Slots(lane, redis, node_id, lambda: presence.live_nodes, providers, SystemClock(), metrics.slots)
+        presence.on_new_boot(slots.enter)
+        presence.on_renewal(slots.renew)
         gateway = Gateway(
             node=node_id,
             settings=settings,
@@ -91,22 +105,29 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             transport=Session(),
             media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
             credentials=Credentials(vault),
+            health=health,
+            slots=slots,
+            proxies=Proxies(vault, read_environment(os.environ)),
             responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,
             tracer=tracer(settings.otlp_endpoint, node_id),
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
+        with suppress(RedisUnavailable, ReplyError):  # or the first calls would go to what is known to be down
+            await health.look()
         resend, reap = senders(redis)
         tasks += [
             asyncio.ensure_future(work)
             for work in (
                 watch.run(),
                 presence.run(),
+                health.run(redis),
+                slots.run(),
                 node.streams.sweep_forever(),
                 wal.run(partial(ledger.missing, pool), resend, reap),
             )
@@ -168,7 +189,14 @@ def built_in(settings: Settings) -> tuple[Connection, ...]:
         return ()
     root = settings.simulator_url.removesuffix("/v1")
     return tuple(
-        Connection(connection_id=f"conn_{name}", name=name, provider=name, prefix=name, base_url=f"{root}{path}")
+        Connection(
+            connection_id=f"conn_{name}",
+            name=name,
+            provider=name,
+            prefix=name,
+            base_url=f"{root}{path}",
+            profile=profile(root, {}),
+        )
         for name, path in SIMULATED.items()
     )
 
@@ -180,3 +208,12 @@ def measure(metrics: Metrics, node: Node, wal: Wal) -> None:
     metrics.gauge("waystation_redis_up", "1 while admissions go through Redis.", lambda: 1.0 if node.lane.up else 0.0)
     metrics.gauge("waystation_usage_unconfirmed_events", "Events of this node not known to be in Postgres.", wal.backlog)
     metrics.gauge("waystation_configuration_epoch", "Epoch of the snapshot.", lambda: node.watch.snapshot.epoch)
+
+    def marked(*states: MarkState) -> Callable[[], float]:
+        return lambda: sum(mark.state in states for mark in node.gateway.health.marks.values())
+
+    breakers = marked(MarkState.OPEN, MarkState.HALF_OPEN)
+    metrics.gauge("waystation_breakers_open", "Deployments that are open or half-open, as this node knows.", breakers)
+    cooling, locked = marked(MarkState.COOLING), marked(MarkState.LOCKED)
+    metrics.gauge("waystation_connections_cooling", "Connections that cool down after a 429.", cooling)
+    metrics.gauge("waystation_connections_locked", "Connections whose credential or account was refused.", locked)

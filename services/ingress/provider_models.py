@@ -48,6 +48,7 @@ class Added(Strict):
             context_tokens=entry.context_tokens,
             max_output_tokens=entry.max_output_tokens,
             capabilities=frozenset(entry.capabilities),
+            described="capabilities" in self.model_fields_set,
             price=None if self.price is None else self.price.price(f"added {self.source}"),
         )
 

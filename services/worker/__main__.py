@@ -28,14 +28,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.worker.pull import Pulling, pull_models
 from services.worker.reaper import Reaping, reap
-from services.worker.rollup import partitions, reconcile, roll_up_days
+from services.worker.rollup import forget_decisions, partitions, reconcile, roll_up_days
 from services.worker.usage import UsageConsumer, refuses_data
+from shared.routing.proxies import read_environment
 from shared.settings import Settings, SettingsError
 from shared.store import keys, postgres, queue
 from shared.store.redis import client
 from shared.store.secrets import SecretError, Vault
 from shared.telemetry import log as logs
 from shared.upstream.credentials import Credentials
+from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,11 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     session = Session()
-    pulling = Pulling(pool, session, Credentials(Vault.from_secret(settings.secret())))
-    context = {"pool": pool, "reaping": Reaping(redis, pool), "pulling": pulling}
+    vault = Vault.from_secret(settings.secret())
+    pulling = Pulling(pool, session, Credentials(vault), Proxies(vault, read_environment(os.environ)))
+    context = {
+        "pool": pool, "reaping": Reaping(redis, pool), "pulling": pulling, "decisions_kept_days": settings.decisions_kept_days,
+    }  # fmt: skip
     consuming = asyncio.ensure_future(consume(pool, consumer, stopping))
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
@@ -109,6 +114,7 @@ def timetable() -> list[CronJob]:
         cron(cast(Any, roll_up_days), minute=EVERY_10_MIN, second=30, **every),
         cron(cast(Any, reconcile), hour={3}, minute={15}, **(every | {"timeout": 600})),
         cron(cast(Any, partitions), hour=EVERY_6_H, minute=1, **every),
+        cron(cast(Any, forget_decisions), hour={4}, minute={45}, **(every | {"timeout": 600})),
         cron(cast(Any, pull_models), minute={7}, **(every | {"timeout": 600})),
     ]
 
@@ -175,7 +181,8 @@ def main() -> None:
         if not settings.database_url or not settings.redis_url:
             raise SettingsError("DATABASE_URL and REDIS_URL must be set")
         Vault.from_secret(settings.secret())  # nothing starts without one that is usable
-    except (SettingsError, SecretError) as error:
+        read_environment(os.environ)
+    except (SettingsError, SecretError, ValueError) as error:
         sys.exit(f"worker: {error}")
     logs.configure(settings.log_level)
     uvloop.run(run(settings))

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from shared.store import records
 from shared.store.ledger import COUNTS, PLACE, SUMS
 from shared.store.postgres import ensure_partitions
 
@@ -41,7 +42,8 @@ STALE = (
 
 _COUNTS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in COUNTS)
 UNEQUAL = (
-    f"WITH events AS (SELECT count(*) FILTER (WHERE entry = 0) AS requests, {_COUNTS} FROM usage_events "
+    "WITH events AS (SELECT count(*) FILTER (WHERE entry = 0 AND request_id IN ('', event_id::text)) AS requests, "
+    f"{_COUNTS} FROM usage_events "
     "WHERE occurred_at >= :since AND occurred_at < :until), "
     f"hours AS (SELECT coalesce(sum(requests), 0) AS requests, {_COUNTS} FROM usage_hourly "
     "WHERE hour >= :since AND hour < :until) "
@@ -83,6 +85,12 @@ async def reconcile(context: dict[str, Any]) -> list[date]:
 
 async def _recompute(connection: AsyncConnection, since: datetime, until: datetime) -> None:
     await connection.execute(text(DAILY), {"since": since, "until": until})
+
+
+async def forget_decisions(context: dict[str, Any]) -> int:
+    """Decisions of calls that are older than they are kept."""
+    before = datetime.now(UTC) - timedelta(days=context["decisions_kept_days"])
+    return await records.forget_decisions(context["pool"], before)
 
 
 async def partitions(context: dict[str, Any]) -> None:

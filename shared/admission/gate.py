@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import hiredis
 import msgspec
+from msgspec.structs import replace
 
 from shared.admission.cells import Cells, compile_cells
 from shared.admission.degraded import DegradedGate
@@ -27,6 +28,7 @@ from shared.admission.seeding import Seeder
 from shared.admission.verdict import Admitted, Denied, Reservation, Standing, Unready
 from shared.clock import Clock
 from shared.domain.limits import Budget, Limit
+from shared.domain.limits import Mode as LimitMode
 from shared.domain.tenancy import Principal
 from shared.domain.usage import UsageEvent
 from shared.store import keys
@@ -97,6 +99,7 @@ class Gate:
         self._live: dict[str, Reservation] = {}
         self._pending: deque[tuple[Reservation, UsageEvent]] = deque(maxlen=MOST_PENDING)
         self._compiled: dict[str, tuple[Holder, Cells]] = {}
+        self._beside: dict[str, tuple[Holder, Cells]] = {}
         self._unanswered = 0
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -106,15 +109,25 @@ class Gate:
 
     def cells(self, holder: Holder) -> Cells:
         """The key's cells, compiled once per snapshot and budget period."""
-        key_id = holder.principal.key_id
-        known = self._compiled.get(key_id)
-        now_s = self._clock.now_s()
-        if known is not None and known[0] is holder and known[1].expires_s > now_s:
+        known = self._compiled.get(holder.principal.key_id)
+        if known is not None and known[0] is holder and known[1].expires_s > self._clock.now_s():
             return known[1]
-        if len(self._compiled) >= MOST_COMPILED:
-            self._compiled.clear()
-        cells = compile_cells(holder.principal.organisation_id, holder.limits, holder.budgets, now_s)
-        self._compiled[key_id] = (holder, cells)
+        return self._compile(self._compiled, holder, holder.limits)
+
+    def cells_beside(self, holder: Holder) -> Cells:
+        """For an attempt that is billed beside its call: budgets decide; tokens and slots are counted and refuse nothing, and
+        it is no request."""
+        known = self._beside.get(holder.principal.key_id)
+        if known is not None and known[0] is holder and known[1].expires_s > self._clock.now_s():
+            return known[1]
+        counted = [replace(limit, requests_per_minute=None, mode=LimitMode.SHADOW) for limit in holder.limits]
+        return self._compile(self._beside, holder, counted)
+
+    def _compile(self, into: dict[str, tuple[Holder, Cells]], holder: Holder, limits: Sequence[Limit]) -> Cells:
+        if len(into) >= MOST_COMPILED:
+            into.clear()
+        cells = compile_cells(holder.principal.organisation_id, limits, holder.budgets, self._clock.now_s())
+        into[holder.principal.key_id] = (holder, cells)
         return cells
 
     async def admit(self, ask: Ask) -> Admitted | Denied | Unready:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.money import Price
+from shared.domain.upstream_limits import UpstreamLimits
 
 
 class WireFormat(StrEnum):
@@ -55,6 +57,14 @@ class DataPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: int | None = None
     region: str | None = None
 
+    def over(self, other: DataPolicy) -> DataPolicy:
+        """This, and what it leaves open as `other` says."""
+        return DataPolicy(
+            trains=other.trains if self.trains is None else self.trains,
+            retention_days=other.retention_days if self.retention_days is None else self.retention_days,
+            region=other.region if self.region is None else self.region,
+        )
+
 
 class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Deviations of a provider within its wire format, from a closed list: each has a name and a test."""
@@ -91,6 +101,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     developer_role: bool = False
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""
+    takes_routing: bool = False
+    """OpenRouter's `provider` object is understood; elsewhere it is the gateway's alone and goes no further."""
     rewritten: bool = False
     """Whether messages themselves must be rewritten, so that nothing can simply pass. Follows from the others."""
 
@@ -123,8 +135,23 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
     max_output_tokens: int | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.TEXT})
+    described: bool = False
+    """Whether somebody said what it can. If nobody did, what is not among its capabilities is unknown, not absent."""
+    quantization: str | None = None
     price: Price | None = None
     params: Params = NO_PARAMS
+
+
+class RateHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """Response headers, in lower case, in which a provider says what is left of one of its limits. Empty: it has none such."""
+
+    unit: str
+    """What is limited, as the catalogue calls it: requests, tokens, input_tokens …"""
+    remaining: str = ""
+    reset: str = ""
+    limit: str = ""
+    refills: bool = False
+    """It fills up again bit by bit, and `reset` is when it will be full, not when something is left again."""
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +167,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: dict[str, str] = msgspec.field(default_factory=lambda: {"chat": "/chat/completions", "models": "/models"})
     headers: dict[str, str] = {}
     """Sent with every call, e.g. anthropic-version."""
+    rate_headers: tuple[RateHeaders, ...] = ()
     quirks: Quirks = Quirks()
     params: Params = NO_PARAMS
     data_policy: DataPolicy = DataPolicy()
@@ -165,9 +193,14 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     credential_version: int = 0
     models: dict[str, Model] = {}
     params: Params = NO_PARAMS
+    data_policy: DataPolicy | None = None
+    """What this account's contract says, as far as it differs from the provider's own."""
+    limits: UpstreamLimits | None = None
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 120.0
+    profile: Profile = PROFILES[ProfileKind.API_KEY]
+    """When its deployments' breakers open, and for how long."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,13 +213,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The provider's, the connection's and the model's together; None where there are none."""
     key: str = ""
     """`connection-id/model-id`: what its health and load are kept under."""
+    name: str = ""
+    """`prefix/model-id`, as clients, logs and the ledger say it."""
+    data_policy: DataPolicy = DataPolicy()
+    """The connection's, and what that leaves open the provider's."""
 
     def __post_init__(self) -> None:
         params = self.provider.params.then(self.connection.params).then(self.model.params)
         msgspec.structs.force_setattr(self, "params", params or None)
         msgspec.structs.force_setattr(self, "key", f"{self.connection.connection_id}/{self.model.model_id}")
-
-    @property
-    def name(self) -> str:
-        """`prefix/model-id`, as clients, logs and the ledger say it."""
-        return f"{self.connection.prefix}/{self.model.model_id}"
+        prefix = self.connection.prefix
+        msgspec.structs.force_setattr(self, "name", f"{prefix}/{self.model.model_id}" if prefix else self.model.model_id)
+        own, general = self.connection.data_policy, self.provider.data_policy
+        msgspec.structs.force_setattr(self, "data_policy", general if own is None else own.over(general))

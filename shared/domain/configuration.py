@@ -9,6 +9,9 @@ import msgspec
 from shared.domain.catalogue import Connection, Model
 from shared.domain.limits import Budget, Limit
 from shared.domain.money import Price
+from shared.domain.policy import KeyPolicy
+from shared.domain.proxy import ProxyRow
+from shared.domain.routing import Choice, Route
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -24,6 +27,8 @@ class KeyRow(msgspec.Struct, frozen=True):
     revoked: bool
     admin: bool = False
     """Whether it may change the installation's configuration."""
+    policy: KeyPolicy | None = None
+    """None: it may use whatever its organisation may."""
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -41,3 +46,7 @@ class Configuration(msgspec.Struct, frozen=True):
     """Name or pattern → `prefix/model`."""
     fallbacks: Mapping[str, tuple[str, ...]] = {}
     """`prefix/model` or `*` → the models to go on with."""
+    routes: tuple[Route, ...] = ()
+    accounts: Mapping[str, Choice] = {}
+    """Prefix → how to choose among its connections."""
+    proxies: tuple[ProxyRow, ...] = ()

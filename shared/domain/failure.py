@@ -16,6 +16,7 @@ class FailureClass(StrEnum):
     PROVIDER_FAULT = "provider_fault"
     CONNECT = "connect"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    DEADLINE = "deadline"
     IDLE_TIMEOUT = "idle_timeout"
     CUT = "cut"
     MALFORMED = "malformed"

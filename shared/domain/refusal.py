@@ -18,6 +18,8 @@ class Reason(StrEnum):
     INVALID_KEY = "invalid_key"
     FORBIDDEN = "forbidden"
     UNKNOWN_MODEL = "unknown_model"
+    NO_DEPLOYMENT = "no_deployment"
+    UNAVAILABLE = "unavailable"
     UNKNOWN_URL = "unknown_url"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"

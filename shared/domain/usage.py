@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.domain.decision import Decision
+
 MAX_TOKENS = 1_000_000_000
 """No honest call reports more; anything above is a provider's fault and is clamped (new-api CVE-2026-71479)."""
 
@@ -104,7 +106,9 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     duration_ms: int = 0
     first_token_ms: int | None = None
     request_id: str = ""
+    """The event id of the call; another one than its own where a further attempt of a call is billed beside it."""
     node: str = ""
+    decision: Decision | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -40,9 +40,31 @@ async def accept(x: Exchange) -> None:
     x.envelope = open_form(body, content_type or "") if form else open_envelope(body)
     if x.arrival.wire_format is WireFormat.OPENAI_RESPONSES:
         await stored.recall(x)
+    x.deadline_s = x.started_s + deadline_in_s(x)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
     if x.arrival.openrouter:
         openrouter.always_with_usage(x)
+
+
+MOST_DEADLINE_S = 86_400.0
+
+
+def deadline_in_s(x: Exchange) -> float:
+    """How long the call may take. Raises Refused (400)."""
+    told = x.arrival.deadline
+    if told is None:
+        return x.gateway.settings.deadline_s
+    try:
+        wanted = float(told)
+    except ValueError:
+        wanted = 0.0
+    if not 0 < wanted <= MOST_DEADLINE_S:
+        raise refuse(
+            Reason.INVALID_FIELD, 400,
+            f"Invalid value for 'x-waystation-deadline-s': expected a number of seconds, {MOST_DEADLINE_S:g} at most.",
+            field="x-waystation-deadline-s", retry=False,
+        )  # fmt: skip
+    return wanted
 
 
 def authenticate(gateway: Gateway, snapshot: Snapshot, credential: str | None) -> KeyEntry:

@@ -9,6 +9,10 @@ from shared.admission.gate import Admitted, Ask, Denied, Reservation, Unready
 from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import EventKind, Outcome, UsageEvent, UsageSource, encode_event
+from shared.flow import slot
+from shared.flow.choose import choose, unbounded
+from shared.snapshot.snapshot import KeyEntry
+from shared.wire.openai_chat import ChatCall
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -21,11 +25,13 @@ RATE_LIMIT_HEADERS = {
 
 
 async def admit(x: Exchange) -> None:
-    """Fills in plan, deployment, reservation and the rate-limit headers. Raises Refused: 404, 429 or 503."""
-    x.plan = resolve(x)
+    """Fills in plan, deployment, reservation and the rate-limit headers. Raises Refused: 400, 403, 404, 429 or 503."""
+    x.plan = x.plan or choose(x)
     x.deployment = x.plan[0]
     asked, clock = ask(x), x.gateway.clock
     asked_s = clock.monotonic_s()
+    if x.gateway.slots.limited(x.deployment.connection):
+        x.taking = slot.ask(x, x.deployment, asked.quote.rate_tokens, asked.quote.bound.full_nano_usd)
     verdict = await x.gateway.gate.admit(asked)
     x.gateway.metrics.calls.admission.observe(clock.monotonic_s() - asked_s)
     match verdict:
@@ -38,37 +44,6 @@ async def admit(x: Exchange) -> None:
             raise unready(verdict)
         case _:
             assert_never(verdict)
-
-
-def resolve(x: Exchange) -> tuple[Deployment, ...]:
-    """The deployments that the requested name stands for, in order. A name is `prefix/model-id` or an alias."""
-    name, organisation_id = x.call.model, x.key.principal.organisation_id
-    plan = x.snapshot.plan(name, organisation_id)
-    if x.arrival.provider is not None:
-        plan = within(x, x.arrival.provider, plan)
-    if not plan:
-        near = x.snapshot.suggestions(name, organisation_id)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise refuse(
-            Reason.UNKNOWN_MODEL, 404, f"There is no model {name[:200]!r} here.{hint} GET /v1/models lists yours.",
-            field="model", retry=False,
-        )  # fmt: skip
-    return plan
-
-
-def within(x: Exchange, provider: str, found: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
-    """The model at this provider alone: what was found, as far as it is there, or what the name means without a prefix."""
-    own = tuple(each for each in found if provider in (each.provider.name, each.connection.prefix, *each.provider.aliases))
-    if own and own[0] is found[0]:
-        return own
-    here = x.snapshot.plan(f"{provider}/{x.call.model}", x.key.principal.organisation_id)[:1]
-    if not here and found:
-        raise refuse(
-            Reason.INVALID_FIELD, 400,
-            f"{x.call.model[:200]!r} is a model of {found[0].provider.name}, not of {provider[:100]!r}.",
-            field="model", retry=False,
-        )  # fmt: skip
-    return here
 
 
 def ask(x: Exchange) -> Ask:
@@ -109,23 +84,31 @@ def ask(x: Exchange) -> Ask:
 
 
 def bounded(x: Exchange, typical_output_tokens: int) -> Quote:
-    """What bounds whichever of the plan answers. Under a hard budget a fallback that nothing bounds leaves the plan: the call
-    would be refused for its sake."""
-    bound, kept = quoted(x, x.deployment, typical_output_tokens), [x.deployment]
-    hard = len(x.plan) > 1 and any(budget.hard for budget in x.key.budgets)
-    for other in x.plan[1:]:
-        quote_of_it = quoted(x, other, typical_output_tokens)
-        if quote_of_it.priced or not hard:
-            bound = dearer(bound, quote_of_it)
-            kept.append(other)
-    x.plan = tuple(kept)
+    """What bounds whichever of the plan answers; those that nothing bounds may leave it."""
+    bound, kept = covered(x.key, x.call, x.body_bytes, x.plan, typical_output_tokens)
+    if len(kept) < len(x.plan):
+        x.plan, x.decision = kept, unbounded(x.decision, kept)
     return bound
 
 
-def quoted(x: Exchange, deployment: Deployment, typical_output_tokens: int) -> Quote:
-    call = x.call
+def covered(
+    key: KeyEntry, call: ChatCall, body_bytes: int, plan: tuple[Deployment, ...], typical_output_tokens: int
+) -> tuple[Quote, tuple[Deployment, ...]]:
+    """A quote that bounds each of the plan. Under a hard budget a fallback that nothing bounds leaves the plan: the call would
+    be refused for its sake."""
+    bound, kept = quoted(call, body_bytes, plan[0], typical_output_tokens), [plan[0]]
+    hard = len(plan) > 1 and any(budget.hard for budget in key.budgets)
+    for other in plan[1:]:
+        quote_of_it = quoted(call, body_bytes, other, typical_output_tokens)
+        if quote_of_it.priced or not hard:
+            bound = dearer(bound, quote_of_it)
+            kept.append(other)
+    return bound, tuple(kept)
+
+
+def quoted(call: ChatCall, body_bytes: int, deployment: Deployment, typical_output_tokens: int) -> Quote:
     return quote(
-        body_bytes=x.body_bytes,
+        body_bytes=body_bytes,
         messages=call.messages,
         media_urls=call.media.by_reference,
         model=deployment.model,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from secrets import token_hex
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
 from shared.flow import openrouter
 from shared.flow.fetch import fetch
+from shared.flow.leave import proxy_of
 from shared.providers.failure import classify, consequence, in_own_words
 from shared.store.wal import WalFull
 from shared.upstream.transport import (
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 MAX_ERROR_BYTES = 64 * 1024
+PATIENCE, LEAST_PATIENCE_S = 3.0, 1.0
 
 OUTCOME = {
     FailureClass.CLIENT_FAULT: Outcome.REJECTED,
@@ -38,22 +43,48 @@ OUTCOME = {
     FailureClass.RATE_LIMITED: Outcome.PROVIDER_LIMIT,
     FailureClass.QUOTA: Outcome.PROVIDER_LIMIT,
     FailureClass.FIRST_BYTE_TIMEOUT: Outcome.TIMEOUT,
+    FailureClass.DEADLINE: Outcome.TIMEOUT,
     FailureClass.IDLE_TIMEOUT: Outcome.TIMEOUT,
     FailureClass.CUT: Outcome.CUT,
 }
 
 
+class Unsuited(Refused):
+    """The deployment cannot be asked for this: its format has no word for it. Another's may."""
+
+
 async def attempt(x: Exchange) -> UpstreamResponse:
     """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
     try:
-        if x.call.media.by_reference:
-            await fetch(x)
-        request = encode(x)
+        request = await prepared(x)
+        x.attempts += 1
         intend(x)
-        x.sent_s = x.gateway.clock.monotonic_s()
+        x.sent_s = now_s = x.gateway.clock.monotonic_s()
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
+    within_s = min(x.deadline_s - now_s, patience_s(x))
+    if request.first_byte_timeout_s > within_s:
+        request = replace(request, first_byte_timeout_s=max(0.0, within_s))
     return await send(x, request)
+
+
+def patience_s(x: Exchange) -> float:
+    """How long a stream's first byte may take while another could be asked: three times what 99 of 100 take there."""
+    if not x.call.stream or x.deployment is x.plan[-1]:
+        return math.inf
+    slow_s = x.gateway.load.quantile(x.deployment.key, 0.99)
+    return math.inf if slow_s is None else max(LEAST_PATIENCE_S, PATIENCE * slow_s)
+
+
+async def prepared(x: Exchange) -> UpstreamRequest:
+    """Raises Unsuited, TransportError."""
+    try:
+        if x.call.media.by_reference:
+            await fetch(x)
+        return encode(x)
+    except Refused as refused:
+        x.outcome, x.passed_over = Outcome.REJECTED, "unsuited"
+        raise Unsuited(refused.refusal) from None
 
 
 async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
@@ -62,6 +93,7 @@ async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
         response = await x.gateway.transport.send(request)
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
+    x.said = response
     if 200 <= response.status < 300:
         return response
     try:
@@ -74,45 +106,41 @@ async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
 
 
 def encode(x: Exchange) -> UpstreamRequest:
+    """Raises Refused, NothingSent."""
     deployment, reservation = x.deployment, x.reservation
     assert reservation is not None
     arrival = x.arrival
     endpoint = arrival.operation
     if endpoint == "transcriptions":
         return first_step(x)
-    try:
-        x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
-        body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
-        if deployment.params is not None:
-            body, without = params.applied(body, deployment.params)
-            x.dropped = [*x.dropped, *without]
-    except Refused:
-        x.outcome = Outcome.REJECTED
-        raise
-    if endpoint == "completions" and isinstance(x.bridge, Translation):
+    hub = arrival.openrouter and openrouter.needs_hub(x)
+    plain = None if hub else passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse)
+    x.bridge = plain or translating(x, endpoint, hub=hub)
+    translated = isinstance(x.bridge, Translation)
+    if arrival.openrouter:
+        openrouter.dress(x)
+    body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
+    if deployment.params is not None:
+        body, without = params.applied(body, deployment.params)
+        x.dropped = [*x.dropped, *without]
+    if endpoint == "completions" and translated:
         endpoint = "chat"
     if x.call.stream and f"{endpoint}_stream" in deployment.provider.endpoints:
         endpoint += "_stream"
-    if arrival.openrouter:
-        openrouter.dress(x)
     same = arrival.wire_format is deployment.provider.wire_format
-    return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else ())
+    return x.gateway.credentials.request(deployment, endpoint, body, arrival.headers if same else (), proxy_of(x))
 
 
 def first_step(x: Exchange) -> UpstreamRequest:
     """A transcription's first request; transcribe.py does the others. Raises Refused, NothingSent."""
     bridge = translating(x, x.arrival.operation)
     assert isinstance(bridge, Passthrough | Transcription)
-    try:
-        x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call, f"waystation-{token_hex(16)}")
-    except Refused:
-        x.outcome = Outcome.REJECTED
-        raise
+    x.step, x.dropped = bridge.first(x.envelope, x.deployment, x.call, f"waystation-{token_hex(16)}")
     x.bridge = bridge
-    return x.gateway.credentials.step(x.deployment, x.step)
+    return x.gateway.credentials.step(x.deployment, x.step, proxy_of(x))
 
 
-def translating(x: Exchange, operation: str) -> Bridge:
+def translating(x: Exchange, operation: str, *, hub: bool = False) -> Bridge:
     stamp = Stamp(
         event_id=x.event_id,
         created_s=int(x.gateway.clock.now_s()),
@@ -122,7 +150,7 @@ def translating(x: Exchange, operation: str) -> Bridge:
         stored=x.history is not None,
         native_finish=x.arrival.openrouter,
     )
-    made = bridge(x.arrival.wire_format, x.deployment, stamp, operation)
+    made = bridge(x.arrival.wire_format, x.deployment, stamp, operation, hub=hub)
     if x.fetched and isinstance(made, Translation):
         made.fetched = x.fetched
     return made
@@ -144,16 +172,10 @@ def intend(x: Exchange) -> None:
         ) from None  # fmt: skip
 
 
-def forget(x: Exchange) -> None:
-    """Make way for the next attempt: what was noted of the one that failed is counted and let go."""
-    if x.failure is not None:
-        x.gateway.metrics.failed(x.deployment.provider.name, x.failure.failure_class)
-    x.failure = x.sent_s = x.first_token_s = x.usage = x.finish_reason = None
-    x.outcome, x.streamed_deltas, x.streamed_bytes = Outcome.UNKNOWN, 0, 0
-
-
 def refused(x: Exchange, failure: Failure) -> Refused:
     """Note the attempt's bad end on the exchange and say what it means to the client."""
+    if failure.failure_class is FailureClass.FIRST_BYTE_TIMEOUT and x.gateway.clock.monotonic_s() >= x.deadline_s:
+        failure = replace(failure, failure_class=FailureClass.DEADLINE)
     x.failure = failure
     x.outcome = OUTCOME.get(failure.failure_class, Outcome.PROVIDER_ERROR)
     refusal = consequence(failure, x.deployment.provider.title)

@@ -2,6 +2,7 @@
 
     accept   who asks, what, in which format
     admit    plan it, price it, one Redis trip: limits, budgets, a reservation
+    attempts one deployment after the other, until one answers
     attempt  encode, sign, send, classify
     relay    the provider's bytes to the client, usage picked out on the way
     settle   tokens → cost → local log, settlement and usage event, whatever happened
@@ -11,6 +12,7 @@ The files of this folder are those stages, and sort in the order in which they r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import getrandbits
@@ -19,12 +21,14 @@ from typing import Any, Protocol
 from shared.admission.gate import Gate, Reservation
 from shared.clock import Clock
 from shared.domain.catalogue import Deployment, WireFormat
+from shared.domain.decision import Tried
 from shared.domain.failure import Failure
 from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage, UsageEvent
-from shared.flow import accept, admit, attempt, prewarm, relay, settle
-from shared.routing.plan import goes_on
+from shared.flow import accept, admit, attempts, prewarm, relay, settle, slot
+from shared.routing.plan import Plan
+from shared.routing.retries import RetryBudget
 from shared.settings import Settings
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.responses import Responses
@@ -34,7 +38,11 @@ from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import Tracer
 from shared.upstream.credentials import Credentials
-from shared.upstream.transport import Transport
+from shared.upstream.health.health import Health, Probe
+from shared.upstream.load import Load
+from shared.upstream.proxies import Proxies
+from shared.upstream.slots.slots import Slot, Slots
+from shared.upstream.transport import Transport, UpstreamResponse
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
 from shared.wire.inline import Fetched
@@ -92,6 +100,8 @@ class Arrival:
     """At /api/v1: the answer has what OpenRouter's have (flow/openrouter.py)."""
     headers: tuple[tuple[str, str], ...] = ()
     """The client's own that go on to a provider of the same format (anthropic-beta)."""
+    deadline: str | None = None
+    """`x-waystation-deadline-s`, as it was sent."""
 
 
 @dataclass(slots=True)
@@ -108,11 +118,18 @@ class Gateway:
     media: Transport
     """For URLs that clients name: guarded."""
     credentials: Credentials
+    health: Health
+    slots: Slots
+    proxies: Proxies
     responses: Responses
     metrics: Metrics
     tracer: Tracer
     log: Log
     clock: Clock
+    retries: RetryBudget = field(default_factory=RetryBudget)
+    load: Load = field(default_factory=Load)
+    quota_left: Callable[[Deployment], float | None] | None = None
+    """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
     in_flight: int = 0
     draining: bool = False
 
@@ -132,11 +149,28 @@ class Exchange:
     envelope: Envelope = field(init=False)
     call: ChatCall = field(init=False)
     body_bytes: int = 0
+    deadline_s: float = 0.0
+    """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
     plan: tuple[Deployment, ...] = ()
+    decision: Plan | None = None
+    """Why the plan is as it is; None where there was nothing to decide."""
     deployment: Deployment = field(init=False)
     """The one that the attempt under way goes to."""
     attempts: int = 0
+    began_s: float = 0.0
+    """When the attempt under way began."""
+    taking: asyncio.Future[Slot] | None = None
+    """The first deployment's slot, where its connection has limits: asked for together with the admission."""
+    slot: Slot | None = None
+    said: UpstreamResponse | None = None
+    """The provider's answer: its status and headers say what is left of its limits."""
+    probe: Probe | None = None
+    """The right to ask a deployment that is shut, where this call has it."""
+    passed_over: str = ""
+    """Why the deployment was not asked (`unsuited`, `skipped`)."""
+    tried: tuple[Tried, ...] = ()
+    """The attempts before it."""
     intended: bool = False
     """The log has the intent. The first attempt need not write it: its credential may be unusable."""
     reservation: Reservation | None = None
@@ -180,7 +214,7 @@ async def run(x: Exchange) -> None:
             return
         await admit.admit(x)
         try:
-            await attempt_each(x)
+            await attempts.answer(x)
         except Refused:
             raise
         except BaseException as error:
@@ -189,19 +223,5 @@ async def run(x: Exchange) -> None:
         finally:
             settle.settle(x)
     finally:
+        slot.dropped(x)
         gateway.in_flight -= 1
-
-
-async def attempt_each(x: Exchange) -> None:
-    """Go through the plan until a deployment answers. Raises Refused as the last of them does. Once a byte has reached the
-    client nothing is tried again."""
-    for deployment in x.plan:
-        x.deployment, x.attempts = deployment, x.attempts + 1
-        try:
-            response = await attempt.attempt(x)
-            await relay.relay(x, response)
-            return
-        except Refused:
-            if deployment is x.plan[-1] or x.sink.started or not goes_on(x.failure):
-                raise
-        attempt.forget(x)

@@ -7,16 +7,27 @@ looked at like the first URL. What is larger or slower than the bounds below is 
 from __future__ import annotations
 
 import asyncio
+import logging
 from base64 import b64encode
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import orjson
 
+from shared.domain.proxy import Proxy
 from shared.domain.refusal import Refused
+from shared.flow.leave import proxy_of_url
 from shared.upstream.guard import check_url
 from shared.upstream.head import Head, split_url
-from shared.upstream.transport import ReplyTooLarge, TransportError, UpstreamRequest, UpstreamResponse
+from shared.upstream.transport import (
+    EgressDenied,
+    NothingSent,
+    ProxyFailed,
+    ReplyTooLarge,
+    TransportError,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from shared.wire import datauri, inline
 from shared.wire.codec import FORMATS
 from shared.wire.envelope import invalid_field
@@ -24,6 +35,8 @@ from shared.wire.inline import Fetched
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
+
+log = logging.getLogger(__name__)
 
 MOST_URLS = 20
 MOST_BYTES = 20 * 1024 * 1024
@@ -77,7 +90,7 @@ def _refused(field: str, url: str, problem: str) -> Refused:
 async def _followed(x: Exchange, url: str) -> Fetched:
     """Raises TransportError, Unfetchable, ValueError."""
     for _ in range(MOST_REDIRECTS + 1):
-        response = await x.gateway.media.send(_request(url, guarded=not x.gateway.settings.fetch_private_addresses))
+        response = await _sent(x, _head(url, guarded=not x.gateway.settings.fetch_private_addresses))
         try:
             if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
                 url = urljoin(url, response.headers["location"])
@@ -88,15 +101,29 @@ async def _followed(x: Exchange, url: str) -> Fetched:
     raise Unfetchable(f"it redirects more than {MOST_REDIRECTS} times")
 
 
-def _request(url: str, *, guarded: bool) -> UpstreamRequest:
+async def _sent(x: Exchange, head: Head) -> UpstreamResponse:
+    """Raises TransportError, Unfetchable."""
+    proxy: Proxy | None = None
+    try:
+        proxy = proxy_of_url(x, head.origin)
+        request = UpstreamRequest(head=head, first_byte_timeout_s=WITHIN_S, idle_timeout_s=WITHIN_S, proxy=proxy)
+        return await x.gateway.media.send(request)
+    except NothingSent as error:
+        if isinstance(error, EgressDenied) or not (proxy is not None or isinstance(error, ProxyFailed)):
+            raise
+        # Where our proxies are is no client's business, and what a client links to no operator's.
+        log.warning("a client's URL cannot be fetched through %s", proxy or "its proxy, which cannot be opened")
+        raise Unfetchable("it cannot be reached from here") from None
+
+
+def _head(url: str, *, guarded: bool) -> Head:
     parts = urlsplit(url)
     plain = parts._replace(query="", fragment="").geturl()
     if guarded:
         check_url(plain)
     origin, path = split_url(plain)
     target = (path or "/") + (f"?{parts.query}" if parts.query else "")
-    head = Head("GET", origin, target, [("user-agent", "waystation"), ("accept", "*/*")])
-    return UpstreamRequest(head=head, first_byte_timeout_s=WITHIN_S, idle_timeout_s=WITHIN_S)
+    return Head("GET", origin, target, [("user-agent", "waystation"), ("accept", "*/*")])
 
 
 async def _read(response: UpstreamResponse) -> Fetched:

@@ -12,7 +12,7 @@ from shared.domain.usage import Usage
 from shared.flow import settle
 from shared.wire.codec import read_facts
 from shared.wire.envelope import open_envelope
-from shared.wire.openrouter import Cost, Dressed, Face
+from shared.wire.openrouter import THROUGH_THE_HUB, Cost, Dressed, Face
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -27,6 +27,13 @@ def always_with_usage(x: Exchange) -> None:
     wanted = ((orjson.loads(bytes(given)) if given is not None else None) or {}) | {"include_usage": True}
     x.envelope = open_envelope(x.envelope.edited({"stream_options": orjson.dumps(wanted)}))
     x.call = read_facts(arrival.wire_format, arrival.operation, x.envelope, arrival.model, arrival.stream)
+
+
+def needs_hub(x: Exchange) -> bool:
+    """Whether a Chat call asks for something in OpenRouter's words that its provider, of the same format, has others for."""
+    quirks = x.deployment.provider.quirks
+    asks = not quirks.takes_routing and any(name in x.envelope.fields for name in THROUGH_THE_HUB)
+    return asks and x.arrival.wire_format is WireFormat.OPENAI_CHAT
 
 
 def dress(x: Exchange) -> None:

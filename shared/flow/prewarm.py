@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.usage import Usage
-from shared.flow import admit, relay
+from shared.flow import relay
+from shared.flow.choose import choose
 from shared.wire.canonical import Choice, Reply, Stamp, Start, Stop, Stopped
 from shared.wire.codec import FORMATS
 
@@ -21,12 +22,13 @@ async def answered(x: Exchange) -> bool:
     wire_format = x.arrival.wire_format
     if wire_format is not WireFormat.ANTHROPIC_MESSAGES:
         return False
-    deployment = admit.resolve(x)[0]
-    if deployment.provider.wire_format is wire_format:
+    x.plan = choose(x)
+    if x.plan[0].provider.wire_format is wire_format:
         return False
-    x.deployment = deployment
+    x.deployment = x.plan[0]
     stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model)
     headers, client = relay.answer_headers(x), FORMATS[wire_format]
+    headers.pop("x-waystation-attempts")  # there was none
     if not x.call.stream:
         reply = Reply(choices=(Choice(parts=(), stop=Stop.LENGTH),), usage=Usage())
         x.sink.reply(headers | {"Content-Type": "application/json"}, client.encode_reply(reply, stamp))

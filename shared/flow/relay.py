@@ -31,6 +31,10 @@ SSE_HEADERS = {
 }
 
 
+OPENING_S = 5.0
+"""A stream that has opened and made nothing yet is the client's after so long."""
+
+
 async def relay(x: Exchange, response: UpstreamResponse) -> None:
     """Raises Refused while nothing has gone out; sets outcome and usage on the exchange."""
     try:
@@ -71,29 +75,91 @@ async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
         body = await read_quietly(response)
         raise attempt.refused(x, malformed("no event stream", response, body))
     tap = x.bridge.tap(hide_usage=not x.call.include_usage)
-    held = b""
+    opening = Opening(x)
     try:
         async for chunk in response:
-            held += tap.feed(chunk)
+            out = tap.feed(chunk)
             if x.first_token_s is None and tap.first_token_seen:
-                x.first_token_s = x.gateway.clock.monotonic_s()
-            if not x.sink.started:
-                if not tap.events:
-                    continue
+                note_first_token(x)
+            if opening.over:
+                if out:
+                    await x.sink.write(out)
+                continue
+            opening.held += out
+            if not tap.events:
+                continue
+            if opening.begun is None:
                 raise_if_error_came_first(x, tap)
-                await x.sink.start(answer_headers(x) | stream_headers(x))
-            if held:
-                out, held = held, b""
-                await x.sink.write(out)
-        await finish_stream(x, tap, held)
+            if tap.first_token_seen or tap.done or tap.finish_reason is not None or opening.begun is not None:
+                await opening.end()
+            else:
+                opening.wait()
+        await finish_stream(x, tap, opening)
     except TransportError as error:
         note(x, tap)
-        await cut_stream(x, tap, attempt.failure_of(error))
+        await cut_stream(x, tap, opening, attempt.failure_of(error))
     except MalformedReply as error:
         note(x, tap)
-        await cut_stream(x, tap, malformed(str(error), response, b""))
+        await cut_stream(x, tap, opening, malformed(str(error), response, b""))
     finally:
+        opening.leave()
         note(x, tap)
+
+
+def note_first_token(x: Exchange) -> None:
+    x.first_token_s = x.gateway.clock.monotonic_s()
+    if x.sent_s is not None:
+        x.gateway.load.first_token(x.deployment.key, x.first_token_s - x.sent_s)
+    if x.probe is not None:  # it answers: the others need not wait for its last token
+        x.gateway.health.report(x.deployment, None, probe=x.probe)
+        x.probe = None
+
+
+class Opening:
+    """What a stream says before its first token, held back: until there is one, another deployment can still be asked.
+
+    Not for ever: a model may think for minutes, and a client wants to see that somebody is there.
+    """
+
+    __slots__ = ("_timer", "_x", "begun", "held", "over")
+
+    def __init__(self, x: Exchange) -> None:
+        self._x = x
+        self._timer: asyncio.TimerHandle | None = None
+        self.held = b""
+        self.begun: asyncio.Task[None] | None = None
+        """The client was kept waiting long enough: it gets what is held."""
+        self.over = False
+
+    def wait(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(OPENING_S, self._begin)
+
+    def _begin(self) -> None:
+        self.begun = asyncio.ensure_future(self._send())
+
+    async def _send(self) -> None:
+        x = self._x
+        if not x.sink.started:
+            await x.sink.start(answer_headers(x) | stream_headers(x))
+        if self.held:
+            out, self.held = self.held, b""
+            await x.sink.write(out)
+
+    async def end(self) -> None:
+        """The stream is the client's from now on."""
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.begun is not None:
+            await self.begun
+        await self._send()
+
+    def leave(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.begun is not None:
+            self.begun.cancel()
 
 
 def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
@@ -103,32 +169,31 @@ def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
         raise attempt.refused(x, in_a_good_answer(tap.error) or plain)
 
 
-async def finish_stream(x: Exchange, tap: Tap, held: bytes) -> None:
+async def finish_stream(x: Exchange, tap: Tap, opening: Opening) -> None:
     """The provider closed the stream: complete it if it said why it stopped, else tell the client it was cut."""
-    tail = held + tap.close()
+    tail = tap.close()
     if tap.error is not None:
-        x.outcome = Outcome.PROVIDER_ERROR
+        attempt.refused(x, Failure(failure_class=FailureClass.PROVIDER_FAULT, message="ended its stream with an error event"))
     elif tap.done or tap.finish_reason is not None:
         x.outcome = Outcome.OK
         if not tap.done:
             tail += tap.terminator
     else:
         note(x, tap)
-        await cut_stream(x, tap, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
+        await cut_stream(x, tap, opening, Failure(failure_class=FailureClass.CUT, message="ended its stream without a finish"))
         return
     if x.history is not None and x.outcome is Outcome.OK:
         await stored.keep(x, tap.response)
-    if not x.sink.started:
-        await x.sink.start(answer_headers(x) | stream_headers(x))
-    if tail:
-        await x.sink.write(tail)
+    opening.held += tail
+    await opening.end()
 
 
-async def cut_stream(x: Exchange, tap: Tap, failure: Failure) -> None:
+async def cut_stream(x: Exchange, tap: Tap, opening: Opening, failure: Failure) -> None:
     """A stream that broke: a clean error when the client has seen nothing, an error event when it has."""
     refused = attempt.refused(x, failure)
-    if not x.sink.started:
+    if not opening.over and opening.begun is None:
         raise refused
+    await opening.end()
     await x.sink.write(x.bridge.stream_error(refused.refusal, tap.sequence))
 
 
@@ -162,7 +227,7 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     headers = x.headers
     headers["x-request-id"] = x.event_id
     headers["x-waystation-model"] = x.deployment.name if x.event is None else x.event.model
-    headers["x-waystation-attempts"] = str(x.attempts)
+    headers["x-waystation-attempts"] = x.deployment.name if not x.tried else attempts_text(x)
     if x.arrival.wire_format is WireFormat.ANTHROPIC_MESSAGES:
         headers["request-id"] = x.event_id
     if x.dropped:
@@ -170,6 +235,12 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     if x.event is not None and not x.event.unpriced:
         headers["x-waystation-cost-usd"] = usd_text(x.event.cost_nano_usd)
     return headers
+
+
+def attempts_text(x: Exchange) -> str:
+    """`lab/chat overloaded 503, spare/chat ok`: the attempts in their order."""
+    lines = [f"{each.deployment} {each.result}{'' if each.status is None else f' {each.status}'}" for each in x.tried]
+    return ", ".join([*lines, f"{x.deployment.name} ok"])
 
 
 def stream_headers(x: Exchange) -> dict[str, str]:

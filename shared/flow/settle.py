@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from shared.domain.decision import Decision
 from shared.domain.failure import FailureClass
 from shared.domain.money import cost_nano_usd
 from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource, encode_event
+from shared.flow import record
 from shared.store.wal import WalFull
 from shared.telemetry.trace import CallTrace
 
@@ -25,8 +27,11 @@ BYTES_PER_TOKEN = 4
 """Where a provider reports nothing, four bytes of text count as one token (OpenAI's rule of thumb for English)."""
 
 SPENT_WITHOUT_REPORT = frozenset(
-    {FailureClass.FIRST_BYTE_TIMEOUT, FailureClass.IDLE_TIMEOUT, FailureClass.CUT, FailureClass.MALFORMED}
-)
+    {
+        FailureClass.FIRST_BYTE_TIMEOUT, FailureClass.DEADLINE, FailureClass.IDLE_TIMEOUT, FailureClass.CUT,
+        FailureClass.MALFORMED,
+    }
+)  # fmt: skip
 """Failures after which the provider had the whole prompt and will bill it, though it never said how much."""
 
 
@@ -36,32 +41,9 @@ def settle(x: Exchange) -> None:
     if reservation is None or x.event is not None:
         return
     usage, source = final_usage(x)
-    deployment = x.deployment
-    price = deployment.model.price
-    cost = cost_nano_usd(usage, price) if price is not None and source is not UsageSource.NONE else 0
     gateway = x.gateway
     now_s = gateway.clock.monotonic_s()
-    planned = reservation.event
-    x.event = event = replace(
-        planned,
-        kind=EventKind.ACTUAL,
-        provider=deployment.provider.name,
-        connection=deployment.connection.name,
-        model=deployment.name,
-        unpriced=price is None,
-        price_version="" if price is None else price.version,
-        attempts=max(1, x.attempts),
-        outcome=x.outcome,
-        source=source,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost_nano_usd=cost,
-        duration_ms=int((now_s - x.started_s) * 1000),
-        first_token_ms=None if x.first_token_s is None else int((x.first_token_s - x.started_s) * 1000),
-    )
+    x.event = event = event_of(x, x.event_id, usage, source, now_s, record.decision_of(x))
     encoded = encode_event(event)
     try:
         gateway.wal.settle(event, encoded)
@@ -76,6 +58,37 @@ def settle(x: Exchange) -> None:
     gateway.log.call(event, x.failure)
     if gateway.tracer.enabled:
         gateway.tracer.call(trace_of(x, event, now_s))
+
+
+def event_of(
+    x: Exchange, event_id: str, usage: Usage, source: UsageSource, now_s: float, decision: Decision | None = None
+) -> UsageEvent:
+    """The attempt under way, or just over, as the ledger books it."""
+    assert x.reservation is not None
+    deployment = x.deployment
+    price = deployment.model.price
+    return replace(
+        x.reservation.event,
+        event_id=event_id,
+        kind=EventKind.ACTUAL,
+        provider=deployment.provider.name,
+        connection=deployment.connection.name,
+        model=deployment.name,
+        unpriced=price is None,
+        price_version="" if price is None else price.version,
+        attempts=max(1, x.attempts),
+        outcome=x.outcome,
+        source=source,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_nano_usd=cost_nano_usd(usage, price) if price is not None and source is not UsageSource.NONE else 0,
+        duration_ms=int((now_s - x.started_s) * 1000),
+        first_token_ms=None if x.first_token_s is None else int((x.first_token_s - x.started_s) * 1000),
+        decision=decision,
+    )
 
 
 def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:

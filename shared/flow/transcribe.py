@@ -9,6 +9,7 @@ import orjson
 
 from shared.domain.failure import Failure, FailureClass
 from shared.flow import attempt
+from shared.flow.leave import proxy_of
 from shared.upstream.transport import TransportError
 from shared.wire.reply import MalformedReply
 from shared.wire.transcription import Failed, Passthrough, Step, Transcription
@@ -46,7 +47,7 @@ def _following(x: Exchange, bridge: Passthrough | Transcription, body: bytes) ->
 
 async def _answer(x: Exchange, step: Step) -> bytes:
     try:
-        response = await attempt.send(x, x.gateway.credentials.step(x.deployment, step))
+        response = await attempt.send(x, x.gateway.credentials.step(x.deployment, step, proxy_of(x)))
     except TransportError as error:
         raise attempt.refused(x, attempt.failure_of(error)) from None
     try:

@@ -9,6 +9,7 @@ overloaded          503 provider_error                   after the provider's Re
 provider_fault      502 provider_error                   yes
 connect             502 provider_unreachable             yes
 first byte, idle    504 provider_timeout                 yes
+deadline            504 provider_timeout                 yes: the call's own deadline, not the provider's fault
 cut, malformed      502 provider_invalid                 yes
 """
 
@@ -201,6 +202,11 @@ def consequence(failure: Failure, provider: str) -> Refusal:
             return Refusal(
                 reason=Reason.PROVIDER_TIMEOUT, status=504, retry=True, provider=provider,
                 message=f"{provider} did not answer in time. Retry, or use another model.",
+            )  # fmt: skip
+        case FailureClass.DEADLINE:
+            return Refusal(
+                reason=Reason.PROVIDER_TIMEOUT, status=504, retry=True, provider=provider,
+                message=f"{provider} did not answer within this call's deadline. Give it more time, or use another model.",
             )  # fmt: skip
         case FailureClass.CUT:
             what = "ended its answer before it was whole"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Params, Provider, Quirks, WireFormat
+from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Params, Provider, Quirks, RateHeaders, WireFormat
 from shared.domain.money import Price, usd_to_nano
 from shared.wire.params import guarded
 
@@ -85,6 +85,7 @@ def parse(text: str, file: str) -> Provider:
         auth=top.choice("auth", Auth, Auth.BEARER),
         endpoints=_endpoints(top.table("endpoints"), openai=wire_format is WireFormat.OPENAI_CHAT),
         headers=_headers(top.table("headers")),
+        rate_headers=_rate_headers(top.table("rate_limits")),
         quirks=_quirks(top.table("quirks")),
         params=_params(top),
         data_policy=_data_policy(top.table("data_policy")),
@@ -110,6 +111,22 @@ def _headers(table: _Table) -> dict[str, str]:
     return headers
 
 
+def _rate_headers(table: _Table) -> tuple[RateHeaders, ...]:
+    found = []
+    for unit in table.values:
+        entry = table.table(unit)
+        names = {key: (entry.optional_text(key) or "").lower() for key in ("remaining", "reset", "limit")}
+        for key, name in names.items():
+            if name and not HEADER_NAME.fullmatch(name):
+                entry.fail((key,), "is no name of a header")
+        if not any(names.values()):
+            entry.fail((), "must name a header: remaining, reset or limit")
+        refills = entry.flag("refills") is True
+        entry.done()
+        found.append(RateHeaders(unit=unit, refills=refills, **names))
+    return tuple(found)
+
+
 def _quirks(table: _Table) -> Quirks:
     drop, rename = table.texts("drop"), table.table("rename")
     for name in ("model", "messages", "stream"):
@@ -129,6 +146,7 @@ def _quirks(table: _Table) -> Quirks:
         forced_tools=tuple(table.texts("forced_tools", default=["required", "named"])),
         text_only_content=table.flag("text_only_content") is True,
         think_tags=table.flag("think_tags") is True,
+        takes_routing=table.flag("takes_routing") is True,
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
         schema_drop=tuple(table.texts("schema_drop")),
@@ -165,6 +183,8 @@ def _models(table: _Table, source: str, verified_on: str) -> dict[str, Model]:
             context_tokens=entry.count("context_tokens", most=MAX_TOKENS_OF_A_MODEL),
             max_output_tokens=entry.count("max_output_tokens", most=MAX_TOKENS_OF_A_MODEL),
             capabilities=_capabilities(entry),
+            described="capabilities" in entry.values,
+            quantization=entry.optional_text("quantization"),
             price=_price(entry.table("price"), source, verified_on) if "price" in entry.values else None,
             params=_params(entry),
         )

@@ -13,9 +13,15 @@ from shared.domain.catalogue import Connection, Deployment, Model, Provider
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Scope
 from shared.domain.money import Price
+from shared.domain.policy import KeyPolicy
+from shared.domain.proxy import ProxyRow
+from shared.domain.routing import Choice, Route
 from shared.domain.tenancy import Principal
 from shared.routing.aliases import Aliases
-from shared.routing.plan import chain_of, plan
+from shared.routing.eligible import allowed, key_rules
+from shared.routing.plan import MOST_ATTEMPTS, chain_of
+from shared.routing.pool import FILL_FIRST, Group, Pool, Section
+from shared.routing.proxies import ProxyTable
 
 MOST_NAMES = 20_000
 
@@ -32,6 +38,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
     limits: tuple[Limit, ...]
     budgets: tuple[Budget, ...]
     admin: bool = False
+    policy: KeyPolicy | None = None
 
 
 class Snapshot:
@@ -49,8 +56,12 @@ class Snapshot:
         added: Mapping[str, Mapping[str, Model]] | None = None,
         aliases: Mapping[str, str] | None = None,
         fallbacks: Mapping[str, Sequence[str]] | None = None,
+        routes: Iterable[Route] = (),
+        accounts: Mapping[str, Choice] | None = None,
+        proxies: Iterable[ProxyRow] = (),
     ) -> None:
         self.epoch = epoch
+        self.proxies = ProxyTable(proxies)
         self.key_rows = keys
         self._limits = _by_scope(limits)
         self._budgets = _by_scope(budgets)
@@ -58,6 +69,8 @@ class Snapshot:
         self._added = added or {}
         self._aliases = Aliases(aliases or {})
         self._fallbacks = fallbacks or {}
+        self._routes = {route.name: route for route in routes}
+        self._accounts = accounts or {}
         self._providers = {name: _with(provider, self._added.get(name)) for name, provider in providers.items()}
         self._connections: dict[str, list[Connection]] = defaultdict(list)
         for connection in connections:
@@ -71,7 +84,7 @@ class Snapshot:
         self.recognised: dict[str, KeyEntry] = {}
         """Whole keys that this snapshot has verified, so that the next call with one costs a look-up and no HMAC. In memory
         only, gone with the snapshot: a revocation makes a new one."""
-        self._plans: dict[tuple[str, str], tuple[Deployment, ...]] = {}
+        self._pools: dict[tuple[str, str], Pool | None] = {}
 
     def key(self, public_id: str) -> KeyEntry | None:
         entry = self._entries.get(public_id)
@@ -93,9 +106,22 @@ class Snapshot:
             limits=tuple(limit for scope in scopes for limit in self._limits.get(scope, ())),
             budgets=self.budgets_for(row.organisation_id, row.team_id, row.key_id),
             admin=row.admin,
+            policy=row.policy or None,
         )
         self._entries[public_id] = entry
         return entry
+
+    def anonymous(self, principal: Principal) -> KeyEntry:
+        """A key of that team that nobody has: with the limits and budgets of team and organisation, and no others."""
+        scopes = ((Scope.ORGANISATION, principal.organisation_id), (Scope.TEAM, principal.team_id))
+        return KeyEntry(
+            principal=principal,
+            digests=(),
+            expires_at_s=None,
+            revoked=False,
+            limits=tuple(limit for scope in scopes for limit in self._limits.get(scope, ())),
+            budgets=tuple(budget for scope in scopes for budget in self._budgets.get(scope, ())),
+        )
 
     def budgets_for(self, organisation_id: str, team_id: str, key_id: str) -> tuple[Budget, ...]:
         """Every budget that a call of this key counts against."""
@@ -104,53 +130,106 @@ class Snapshot:
 
     def deployment(self, name: str, organisation_id: str) -> Deployment | None:
         """What `prefix/model-id` stands for, for this organisation; None when it may not or cannot be reached."""
-        found = self.plan(name, organisation_id)
-        return found[0] if found else None
+        found = self.pool(name, organisation_id)
+        return found.members[0] if found is not None else None
 
     def plan(self, name: str, organisation_id: str) -> tuple[Deployment, ...]:
-        """The deployments that a call of this name may go to, in order; empty when there is none."""
-        asked = (organisation_id, name)
+        """The first deployments that the name leads to, before anything is chosen or filtered; empty when there is none."""
+        found = self.pool(name, organisation_id)
+        return () if found is None else found.members[:MOST_ATTEMPTS]
+
+    def pool(self, name: str, organisation_id: str) -> Pool | None:
+        """Everything that a call of this name may go to; None when that is nothing."""
         try:
-            return self._plans[asked]
+            return self._pools[organisation_id, name]
         except KeyError:
-            first = self._named(name, organisation_id)
-            chain = chain_of(first[0].name, self._fallbacks) if first else ()
-            found = plan(first, (each for target in chain for each in self._find(target, organisation_id)))
-        if len(self._plans) >= MOST_NAMES:
-            self._plans.clear()  # any client can ask for any name: the cache is bounded, not grown
-        self._plans[asked] = found
+            return self._keep((organisation_id, name), self._pool(name, organisation_id))
+
+    def pool_for(self, name: str, entry: KeyEntry) -> Pool | None:
+        """The same for a key with a policy: what that leaves, which may be nothing."""
+        if entry.policy is None:
+            return self.pool(name, entry.principal.organisation_id)
+        asked = (entry.principal.key_id, name)
+        try:
+            return self._pools[asked]
+        except KeyError:
+            found = self.pool(name, entry.principal.organisation_id)
+            return self._keep(asked, None if found is None else allowed(found, entry.policy))
+
+    def _keep(self, asked: tuple[str, str], found: Pool | None) -> Pool | None:
+        if len(self._pools) >= MOST_NAMES:
+            self._pools.clear()  # any client can ask for any name: the cache is bounded, not grown
+        self._pools[asked] = found
         return found
 
-    def models(self, organisation_id: str) -> list[Deployment]:
-        """What can be listed: the models that connections or the catalogue name."""
+    def names(self, name: str, organisation_id: str) -> bool:
+        """Whether it is the whole name of something, so that no suffix is to be read off it."""
+        if name in self._routes or self._aliases.exact(name) is not None:
+            return True
+        found = self._find(name, organisation_id)
+        if not found:
+            return False
+        one = found[0]
+        known = one.model.model_id in one.provider.models or one.model.model_id in one.connection.models
+        return known or one.provider.quirks.takes_routing
+
+    def models(self, organisation_id: str, policy: KeyPolicy | None = None) -> list[Deployment]:
+        """What can be listed: the models that connections or the catalogue name, as far as the key may use them."""
         listed: dict[str, Deployment] = {}
+        sift = key_rules(policy) if policy else None
         for connection in self._visible(organisation_id):
             provider = self._providers[connection.provider]
             for model_id in (*connection.models, *self._added.get(provider.name, ())) if connection.models else provider.models:
                 deployment = self.deployment(f"{connection.prefix}/{model_id}", organisation_id)
-                if deployment is not None:
+                if deployment is not None and (sift is None or sift(deployment) is None):
                     listed.setdefault(deployment.name, deployment)
         return [listed[name] for name in sorted(listed)]
 
-    def suggestions(self, name: str, organisation_id: str) -> list[str]:
+    def routes(self, entry: KeyEntry) -> list[tuple[Route, Pool]]:
+        """The routes that a key can call, and what they lead to."""
+        found = ((route, self.pool_for(name, entry)) for name, route in sorted(self._routes.items()))
+        return [(route, pool) for route, pool in found if pool is not None and pool.route is route and pool.members]
+
+    def suggestions(self, name: str, organisation_id: str, policy: KeyPolicy | None = None) -> list[str]:
         """Up to three names that look like what was asked for."""
-        names = [deployment.name for deployment in self.models(organisation_id)]
+        names = [deployment.name for deployment in self.models(organisation_id, policy)]
+        names += [route.name for route in self._routes.values() if route.organisation_id in (None, organisation_id)]
         return difflib.get_close_matches(name[:200], names, n=3, cutoff=0.6)
 
     def _visible(self, organisation_id: str) -> list[Connection]:
         seen = {id(c): c for connections in self._connections.values() for c in connections}
         return [c for c in seen.values() if c.organisation_id in (None, organisation_id) and c.provider in self._providers]
 
-    def _named(self, name: str, organisation_id: str) -> list[Deployment]:
-        """An alias of that very name, else the model, else what the most specific pattern makes of it."""
-        target = self._aliases.exact(name)
-        if target is not None:
-            return self._find(target, organisation_id)
-        found = self._find(name, organisation_id)
-        if found or not self._aliases:
-            return found
-        target = self._aliases.matching(name)
-        return [] if target is None else self._find(target, organisation_id)
+    def _pool(self, name: str, organisation_id: str) -> Pool | None:
+        """An alias of that very name, else the route, else the model, else what the most specific pattern makes of it."""
+        exact = self._aliases.exact(name)
+        first = self._section(exact or name, organisation_id)
+        if not first.groups and exact is None and (target := self._aliases.matching(name)) is not None:
+            first = self._section(target, organisation_id)
+        if not first.groups:
+            return None
+        route = self._routes.get(first.name)
+        named = first.groups[0].name
+        chain = (route.fallbacks if route is not None else ()) or chain_of(first.name if route else named, self._fallbacks)
+        sections = [first, *(self._section(target, organisation_id) for target in chain)]
+        return Pool(name, sections, route=route)
+
+    def _section(self, name: str, organisation_id: str) -> Section:
+        """A route's targets, or one model; no groups when there is nothing to reach."""
+        route = self._routes.get(name)
+        if route is None or route.organisation_id not in (None, organisation_id):
+            return Section(name=name, groups=self._groups(name, organisation_id, 1))
+        groups = [group for each in route.targets for group in self._groups(each.model, organisation_id, each.weight)]
+        return Section(name=name, groups=tuple(groups), choice=route.choice)
+
+    def _groups(self, name: str, organisation_id: str, weight: int) -> tuple[Group, ...]:
+        members = self._find(name, organisation_id)
+        if not members:
+            return ()
+        prefix = members[0].connection.prefix
+        return (
+            Group(name=members[0].name, members=tuple(members), choice=self._accounts.get(prefix, FILL_FIRST), weight=weight),
+        )
 
     def _find(self, name: str, organisation_id: str) -> list[Deployment]:
         """The model on each connection of its prefix that has it and that the organisation may use."""
@@ -183,6 +262,8 @@ class Snapshot:
                 context_tokens=model.context_tokens or facts.context_tokens,
                 max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
                 capabilities=model.capabilities | facts.capabilities,
+                described=model.described or facts.described,
+                quantization=model.quantization or facts.quantization,
                 price=model.price or facts.price,
                 params=facts.params.then(model.params),
             )
@@ -211,6 +292,9 @@ def build(
         configuration.models,
         configuration.aliases,
         configuration.fallbacks,
+        configuration.routes,
+        configuration.accounts,
+        configuration.proxies,
     )
 
 

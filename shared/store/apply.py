@@ -20,7 +20,7 @@ from shared.domain.catalogue import Model, Params, Provider
 from shared.domain.configuration import Configuration
 from shared.domain.identity import new_id
 from shared.domain.limits import Budget, Limit, Scope
-from shared.store import tenants
+from shared.store import proxies, routes, tenants
 from shared.store.configuration import load
 from shared.store.document import (
     BudgetEntry,
@@ -53,12 +53,12 @@ def resolve_secret(reference: str) -> str:
     if kind == "env":
         value = os.environ.get(rest, "")
         if not value:
-            raise DocumentError(f"api_key env:{rest}: the variable is not set here")
+            raise DocumentError(f"env:{rest}: the variable is not set here")
         return value
     try:
         return Path(rest).expanduser().read_text().strip()
     except OSError as error:
-        raise DocumentError(f"api_key file:{rest}: {error.strerror}") from None
+        raise DocumentError(f"file:{rest}: {error.strerror}") from None
 
 
 async def apply_document(
@@ -82,6 +82,9 @@ async def apply_document(
         await applying.prices(document.prices)
         await applying.aliases(document.aliases)
         await applying.fallbacks(document.fallbacks)
+        applying.lines += await routes.apply(connection, document, current, providers)
+        applying.lines += await routes.apply_policies(connection, document.keys, epoch)
+        applying.lines += await proxies.put(connection, vault, document.proxies, current, providers, secret)
         changes = Changes(applying.lines)
         if dry_run or not changes.changed:
             await transaction.rollback()
@@ -250,6 +253,8 @@ class Applying:
                     context_tokens=model.context_tokens,
                     max_output_tokens=model.max_output_tokens,
                     capabilities=frozenset(model.capabilities),
+                    described=model.described,
+                    quantization=model.quantization,
                     params=Params(model.drop_params, model.set_params),
                 )
             )
@@ -263,6 +268,7 @@ class Applying:
             "models": models,
             "timeouts": timeouts,
             "params": msgspec.to_builtins(Params(entry.drop_params, entry.set_params)),
+            "settings": _settings(entry),
         }
 
     async def _put_connection(self, entry: ConnectionEntry, row: dict[str, Any]) -> None:
@@ -278,18 +284,18 @@ class Applying:
         if before is not None:
             for name, value in row.items():
                 old = getattr(before, name)
-                same = _canonical(old) == _canonical(value) if name == "models" else old == value
+                same = _canonical(old) == _canonical(value) if name == "models" else old == _stored(value)
                 changed = changed or not same
         if not changed:
             return
         await self._db.execute(
             text(
                 "INSERT INTO connections (id, name, provider, prefix, base_url, organisation_id, models, timeouts, params, "
-                "sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, :organisation_id, "
-                ":models, :timeouts, :params, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
+                "settings, sealed_credential, credential_version) VALUES (:id, :name, :provider, :prefix, :base_url, "
+                ":organisation_id, :models, :timeouts, :params, :settings, :sealed, :version) ON CONFLICT (name) DO UPDATE SET "
                 "provider = excluded.provider, prefix = excluded.prefix, base_url = excluded.base_url, "
                 "organisation_id = excluded.organisation_id, models = excluded.models, timeouts = excluded.timeouts, "
-                "params = excluded.params, sealed_credential = excluded.sealed_credential, "
+                "params = excluded.params, settings = excluded.settings, sealed_credential = excluded.sealed_credential, "
                 "credential_version = excluded.credential_version"
             ),
             row
@@ -299,6 +305,7 @@ class Applying:
                 "models": json.dumps(row["models"]),
                 "timeouts": json.dumps(row["timeouts"]),
                 "params": json.dumps(row["params"]),
+                "settings": json.dumps(row["settings"]),
                 "sealed": sealed,
                 "version": version,
             },
@@ -335,8 +342,25 @@ class Applying:
         return None if found is None else str(found)
 
 
+def _settings(entry: ConnectionEntry) -> dict[str, Any]:
+    """What a connection may have beside its columns; only what was set."""
+    made: dict[str, Any] = {}
+    if entry.profile is not None and (profile := entry.profile.model_dump(mode="json", exclude_none=True)):
+        made["profile"] = profile
+    if entry.data_policy is not None:
+        made["data_policy"] = msgspec.to_builtins(entry.data_policy.policy())
+    if entry.limits is not None:
+        made["limits"] = msgspec.to_builtins(entry.limits.limits())
+    return made
+
+
 def _same(one: Any, other: Any) -> bool:
     return bool(msgspec.structs.replace(one, version="") == msgspec.structs.replace(other, version=""))
+
+
+def _stored(value: Any) -> Any:
+    """As Postgres gives it back: what is a tuple here is a list there."""
+    return json.loads(json.dumps(value))
 
 
 def _canonical(models: list[dict[str, Any]]) -> list[str]:

@@ -7,10 +7,15 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.domain.catalogue import Connection, Model, Params
+from shared.domain.catalogue import Connection, DataPolicy, Model, Params
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.domain.money import Price
+from shared.domain.policy import KeyPolicy
+from shared.domain.proxy import Level, ProxyRow
+from shared.domain.routing import Choice, Route
+from shared.domain.upstream_limits import UpstreamLimits
+from shared.routing.breaker import profile
 from shared.store import keys
 
 
@@ -40,6 +45,9 @@ async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:
                 models=await _models(connection),
                 aliases=await _aliases(connection),
                 fallbacks=await _fallbacks(connection),
+                proxies=await _proxies(connection),
+                routes=await _routes(connection),
+                accounts=await _accounts(connection),
             )
 
 
@@ -47,14 +55,17 @@ async def _keys(connection: AsyncConnection, after_epoch: int) -> tuple[KeyRow, 
     rows = await connection.execute(
         text(
             "SELECT id, public_id, organisation_id, team_id, name, digest, extract(epoch FROM expires_at)::float8 AS expires, "
-            "revoked_at IS NOT NULL AS revoked, admin FROM keys WHERE epoch > :after"
+            "revoked_at IS NOT NULL AS revoked, admin, policy FROM keys WHERE epoch > :after"
         ),
         {"after": after_epoch},
     )
     return tuple(
-        KeyRow(r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked, r.admin)
+        KeyRow(
+            r.id, r.public_id, r.organisation_id, r.team_id, r.name, bytes(r.digest), r.expires, r.revoked, r.admin,
+            msgspec.convert(r.policy, KeyPolicy) if r.policy else None,
+        )
         for r in rows
-    )
+    )  # fmt: skip
 
 
 async def _limits(connection: AsyncConnection) -> tuple[Limit, ...]:
@@ -103,7 +114,10 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
             credential_version=r.credential_version,
             models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
             params=msgspec.convert(r.params, Params),
+            data_policy=msgspec.convert(r.settings["data_policy"], DataPolicy) if "data_policy" in r.settings else None,
+            limits=msgspec.convert(r.settings.get("limits"), UpstreamLimits | None),
             **r.timeouts,
+            profile=profile(r.base_url, r.settings.get("profile", {})),
         )
         for r in rows
     )
@@ -122,6 +136,21 @@ async def _aliases(connection: AsyncConnection) -> dict[str, str]:
 
 async def _fallbacks(connection: AsyncConnection) -> dict[str, tuple[str, ...]]:
     return {row.name: tuple(row.targets) for row in await connection.execute(text("SELECT name, targets FROM fallbacks"))}
+
+
+async def _proxies(connection: AsyncConnection) -> tuple[ProxyRow, ...]:
+    rows = await connection.execute(text("SELECT scope, name, sealed_url, version FROM proxies"))
+    return tuple(ProxyRow(Level(r.scope), r.name, bytes(r.sealed_url), r.version) for r in rows)
+
+
+async def _routes(connection: AsyncConnection) -> tuple[Route, ...]:
+    rows = await connection.execute(text("SELECT route FROM routes ORDER BY name"))
+    return tuple(msgspec.convert(row.route, Route) for row in rows)
+
+
+async def _accounts(connection: AsyncConnection) -> dict[str, Choice]:
+    rows = await connection.execute(text("SELECT prefix, choice FROM accounts"))
+    return {row.prefix: msgspec.convert(row.choice, Choice) for row in rows}
 
 
 async def _prices(connection: AsyncConnection) -> dict[str, Price]:

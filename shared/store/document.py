@@ -12,10 +12,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from shared.domain.catalogue import Capability, Params
+from shared.domain.catalogue import Capability, DataPolicy, Params
+from shared.domain.health import ProfileKind
 from shared.domain.limits import Mode, Period
 from shared.domain.money import Price, usd_to_nano
-from shared.routing.aliases import fault
+from shared.domain.policy import KeyPolicy
+from shared.domain.proxy import read_proxy
+from shared.domain.routing import Choice, Route, Strategy, Target
+from shared.domain.upstream_limits import Queue, Quota, QuotaUnit, UpstreamLimits, Window
+from shared.routing.aliases import ROUTE, fault
 from shared.wire.params import guarded
 
 
@@ -33,6 +38,15 @@ def _usd(value: object) -> int:
 def _secret_reference(value: str) -> str:
     if re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value) is None:
         raise ValueError("must be env:NAME or file:PATH, never the secret itself")
+    return value
+
+
+def _proxy_reference(value: str) -> str:
+    if value.startswith(("env:", "file:")):
+        return _secret_reference(value)
+    if "@" in value:
+        raise ValueError("holds a user or password: write env:NAME or file:PATH, which holds the URL")
+    read_proxy(value)
     return value
 
 
@@ -105,12 +119,107 @@ class ModelEntry(Strict):
     context_tokens: Positive | None = None
     max_output_tokens: Positive | None = None
     capabilities: tuple[Capability, ...] = (Capability.TEXT,)
+    quantization: Name | None = None
     drop_params: DropParams = ()
     set_params: SetParams = {}
+
+    @property
+    def described(self) -> bool:
+        """Whether it says what the model can do."""
+        return "capabilities" in self.model_fields_set
+
+
+class DataPolicyEntry(Strict):
+    """What this account's contract says; the provider's own word stands where it says nothing."""
+
+    trains: bool | None = None
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] | None = None
+    region: Name | None = None
+
+    def policy(self) -> DataPolicy:
+        return DataPolicy(trains=self.trains, retention_days=self.retention_days, region=self.region)
 
 
 def _model(value: object) -> object:
     return {"id": value} if isinstance(value, str) else value
+
+
+class ProfileEntry(Strict):
+    """What is left out is the kind's (shared/domain/health.py)."""
+
+    kind: ProfileKind | None = None
+    failures: Annotated[float, Field(ge=1, le=1000)] | None = None
+    error_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    least_calls: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    window_s: Annotated[float, Field(ge=1, le=600)] | None = None
+    open_s: Seconds | None = None
+    longest_open_s: Seconds | None = None
+    cooldown_s: Seconds | None = None
+    longest_cooldown_s: Seconds | None = None
+
+
+class QuotaEntry(Strict):
+    """So much in a window: exactly one of the three units."""
+
+    requests: Positive | None = None
+    tokens: Positive | None = None
+    usd: Annotated[NanoUsd, Field(gt=0)] | None = None
+    window: Window
+    at_hour: Annotated[int, Field(ge=0, le=23)] = 0
+
+    @model_validator(mode="after")
+    def one_unit(self) -> QuotaEntry:
+        if sum(getattr(self, unit) is not None for unit in QuotaUnit) != 1:
+            raise ValueError("must name exactly one of requests, tokens, usd")
+        if self.window is Window.FIVE_HOURS and self.at_hour:
+            raise ValueError("a window of 5h is rolling: leave out at_hour")
+        return self
+
+    def quota(self) -> Quota:
+        unit = next(unit for unit in QuotaUnit if getattr(self, unit) is not None)
+        return Quota(unit=unit, limit=getattr(self, unit), window=self.window, at_hour=self.at_hour)
+
+
+class QueueEntry(Strict):
+    most: Annotated[int, Field(ge=0, le=10_000)] = Queue().most
+    wait_s: Annotated[float, Field(ge=0, le=600)] = Queue().wait_s
+
+
+class UpstreamLimitsEntry(Strict):
+    """What a provider allows the account behind a connection."""
+
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    burst_rpm: Positive | None = None
+    burst_tpm: Positive | None = None
+    min_gap_ms: Annotated[int, Field(gt=0, le=3_600_000)] | None = None
+    concurrent: Positive | None = None
+    adaptive: bool = True
+    queue: QueueEntry = QueueEntry()
+    quotas: Annotated[tuple[QuotaEntry, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def sound(self) -> UpstreamLimitsEntry:
+        for burst, limit in (("burst_rpm", "rpm"), ("burst_tpm", "tpm")):
+            if getattr(self, burst) is not None and getattr(self, limit) is None:
+                raise ValueError(f"{burst} needs {limit}")
+        kept = [(quota.quota().unit, quota.window, quota.at_hour) for quota in self.quotas]
+        if len(set(kept)) != len(kept):
+            raise ValueError("quotas: two have the same unit and window")
+        return self
+
+    def limits(self) -> UpstreamLimits:
+        return UpstreamLimits(
+            requests_per_minute=self.rpm,
+            tokens_per_minute=self.tpm,
+            burst_requests=self.burst_rpm,
+            burst_tokens=self.burst_tpm,
+            min_gap_ms=self.min_gap_ms,
+            concurrent_requests=self.concurrent,
+            adaptive=self.adaptive,
+            queue=Queue(most=self.queue.most, wait_s=self.queue.wait_s),
+            quotas=tuple(quota.quota() for quota in self.quotas),
+        )
 
 
 class ConnectionEntry(Strict):
@@ -123,9 +232,12 @@ class ConnectionEntry(Strict):
     models: tuple[Annotated[ModelEntry, BeforeValidator(_model)], ...] = ()
     drop_params: DropParams = ()
     set_params: SetParams = {}
+    data_policy: DataPolicyEntry | None = None
+    limits: UpstreamLimitsEntry | None = None
     connect_timeout_s: Seconds | None = None
     first_byte_timeout_s: Seconds | None = None
     idle_timeout_s: Seconds | None = None
+    profile: ProfileEntry | None = None
 
 
 class Scoped(Strict):
@@ -176,9 +288,128 @@ class BudgetEntry(Scoped):
         return nano, self.period or period
 
 
+def _target(value: object) -> object:
+    return {"model": value} if isinstance(value, str) else value
+
+
+def _choice(value: object) -> object:
+    return {"strategy": value} if isinstance(value, str) else value
+
+
+def _target_name(value: str) -> str:
+    if "/" not in value or "*" in value or fault("x", value) is not None:
+        raise ValueError(f"{value!r} is no prefix/model")
+    return value
+
+
+def _lead_name(value: str) -> str:
+    if "*" in value or fault("x", value) is not None:
+        raise ValueError(f"{value!r} is no prefix/model and no route")
+    return value
+
+
+Sticky = Annotated[int, Field(ge=1, le=1_000_000)]
+Patterns = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
+
+
+class ChoiceEntry(Strict):
+    strategy: Strategy
+    sticky: Sticky = 3
+
+    def choice(self) -> Choice:
+        return Choice(strategy=self.strategy, sticky=self.sticky)
+
+
+class TargetEntry(Strict):
+    model: Annotated[str, AfterValidator(_target_name)]
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+
+
+class RouteEntry(Strict):
+    """What a route's name leads to. An entry replaces the whole route."""
+
+    targets: Annotated[tuple[Annotated[TargetEntry, BeforeValidator(_target)], ...], Field(min_length=1, max_length=200)]
+    strategy: Strategy = Strategy.PRIORITY
+    sticky: Sticky = 3
+    fallbacks: tuple[Annotated[str, AfterValidator(_lead_name)], ...] = ()
+    organisation: str | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    deadline_s: Seconds | None = None
+    hedge: bool = False
+    continuation: bool = False
+    affinity: bool = False
+
+    def route(self, name: str, organisation_id: str | None) -> Route:
+        return Route(
+            name=name,
+            targets=tuple(Target(model=each.model, weight=each.weight) for each in self.targets),
+            choice=Choice(strategy=self.strategy, sticky=self.sticky),
+            fallbacks=self.fallbacks,
+            organisation_id=organisation_id,
+            max_attempts=self.max_attempts,
+            deadline_s=self.deadline_s,
+            hedge=self.hedge,
+            continuation=self.continuation,
+            affinity=self.affinity,
+        )
+
+
+def parse_ceiling(value: str) -> tuple[int, int]:
+    """`1/5` → nano-USD per million tokens of input and of output; one number stands for both. Raises ValueError."""
+    given, slash, made = value.partition("/")
+    try:
+        return usd_to_nano(given.strip()), usd_to_nano((made if slash else given).strip())
+    except ValueError as error:
+        raise ValueError(f"must be USD per million tokens of input/output, like 1/5: {error}") from None
+
+
+class CeilingEntry(Strict):
+    """USD per million tokens."""
+
+    input: NanoUsd | None = None
+    output: NanoUsd | None = None
+
+
+class PolicyEntry(Strict):
+    """What a key may use: an entry replaces the whole policy, and one that says nothing takes it away."""
+
+    key: str
+    models: Patterns = ()
+    providers: Patterns = ()
+    no_training: bool = False
+    zero_retention: bool = False
+    regions: Patterns = ()
+    max_price: CeilingEntry = CeilingEntry()
+
+    def policy(self) -> KeyPolicy:
+        return KeyPolicy(
+            models=self.models,
+            providers=self.providers,
+            no_training=self.no_training,
+            zero_retention=self.zero_retention,
+            regions=self.regions,
+            max_input_nano_per_mtok=self.max_price.input,
+            max_output_nano_per_mtok=self.max_price.output,
+        )
+
+
 class OrganisationEntry(Strict):
     name: Name
     teams: tuple[Name, ...] = ()
+
+
+ProxyReference = Annotated[str, AfterValidator(_proxy_reference)]
+
+
+class ProxiesEntry(Strict):
+    """By which network proxy calls leave; null takes one away. `direct`: by none, whatever the levels below say."""
+
+    global_: ProxyReference | None = Field(default=None, alias="global")
+    providers: dict[str, ProxyReference | None] = {}
+    connections: dict[str, ProxyReference | None] = {}
+    routes: dict[str, ProxyReference | None] = {}
+    keys: dict[str, ProxyReference | None] = {}
+    """A key is its id or name."""
 
 
 class Document(Strict):
@@ -191,16 +422,25 @@ class Document(Strict):
     """Null takes one away."""
     fallbacks: dict[str, tuple[Name, ...] | None] = {}
     """Null takes one away."""
+    proxies: ProxiesEntry = ProxiesEntry()
+    routes: dict[str, RouteEntry | None] = {}
+    """By name. Null takes one away."""
+    accounts: dict[str, Annotated[ChoiceEntry, BeforeValidator(_choice)] | None] = {}
+    """By prefix: how to choose among its connections. Null takes it away."""
+    keys: tuple[PolicyEntry, ...] = ()
 
     @model_validator(mode="after")
-    def sound_aliases(self) -> Document:
+    def sound_names(self) -> Document:
+        for name in self.routes:
+            if ROUTE.fullmatch(name) is None:
+                raise ValueError(f"routes.{name}: a route's name is 1 to 100 letters, digits, dots, dashes and underscores")
         for name, target in self.aliases.items():
             if target is not None and (problem := fault(name, target)) is not None:
                 raise ValueError(f"aliases.{name}: {problem}")
         for name, targets in self.fallbacks.items():
             for target in targets or ():
                 if "*" in target or (problem := fault("x", target)) is not None:
-                    raise ValueError(f"fallbacks.{name}: {target!r} is no prefix/model")
+                    raise ValueError(f"fallbacks.{name}: {target!r} is no prefix/model and no route")
         return self
 
 

@@ -15,6 +15,11 @@ NODES = b"ws:nodes"
 USAGE_STREAM = b"ws:usage"
 USAGE_GROUP = b"ledger"
 CONFIG_CHANNEL = b"ws:config"
+HEALTH_CHANNEL = b"ws:health"
+HEALTH_MARKS = b"ws:{health}:marks"
+HEALTH_VERSION = b"ws:{health}:version"
+HEALTH_LIFE = b"ws:{health}:life"
+"""One slot for all of health: an operation may touch a deployment and its connection, and only failures make any."""
 
 _LETTER = {Scope.ORGANISATION: "o", Scope.TEAM: "t", Scope.KEY: "k"}
 
@@ -52,6 +57,10 @@ def response(organisation_id: str, team_id: str, response_id: str) -> bytes:
     return f"ws:{{{organisation_id}}}:resp:{team_id}:{response_id}".encode()
 
 
+def health_counts(subject: str) -> bytes:
+    return f"ws:{{health}}:n:{subject}".encode()
+
+
 def reservations(organisation_id: str) -> bytes:
     return f"ws:{{{organisation_id}}}:rsv".encode()
 
@@ -66,3 +75,23 @@ def estimate(organisation_id: str, event_id: str) -> bytes:
 
 def done(organisation_id: str, event_id: str) -> bytes:
     return f"ws:{{{organisation_id}}}:done:{event_id}".encode()
+
+
+SLOTS_LEARNED = b"ws:slots:learned"
+SLOTS_CHANNEL = b"ws:slots"
+
+
+def slots(connection_id: str) -> tuple[bytes, ...]:
+    """State, leases, waiting, tickets, deadlines, finish tags of a connection's queue (slots.lua)."""
+    return tuple(
+        f"ws:{{{connection_id}}}:u:{part}".encode() for part in ("state", "leases", "waiting", "tickets", "late", "tags")
+    )
+
+
+def quota(connection_id: str, unit: str, window: str) -> bytes:
+    return f"ws:{{{connection_id}}}:u:quota:{unit}:{window}".encode()
+
+
+def slots_channel(node_id: str) -> bytes:
+    """Where slots.lua tells a node of its grants."""
+    return f"ws:slots:{node_id}".encode()

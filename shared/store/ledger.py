@@ -30,7 +30,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("input_tokens", "bigint"), ("output_tokens", "bigint"), ("cache_read_tokens", "bigint"),
     ("cache_write_tokens", "bigint"), ("reasoning_tokens", "bigint"), ("cost_nano_usd", "bigint"),
     ("unpriced", "boolean"), ("price_version", "text"), ("attempts", "integer"), ("duration_ms", "bigint"),
-    ("first_token_ms", "bigint"), ("request_id", "text"), ("node", "text"),
+    ("first_token_ms", "bigint"), ("request_id", "text"), ("node", "text"), ("decision", "jsonb"),
 )  # fmt: skip
 COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "cost_nano_usd")
 SUMS = ("requests", "errors", "estimated", "unpriced", *COUNTS)
@@ -41,6 +41,7 @@ MOST = {
     **dict.fromkeys(COUNTS, MAX_TOKENS), "cost_nano_usd": EXACT, "attempts": 2**31 - 1, "duration_ms": EXACT,
     "first_token_ms": EXACT,
 }  # fmt: skip
+_json = msgspec.json.Encoder().encode
 _numbers_of = attrgetter(*(name for name in MOST if name != "first_token_ms"))
 TEXTS = (*PLACE, "operation", "price_version", "request_id", "node")
 _texts_of = attrgetter(*TEXTS)
@@ -84,8 +85,13 @@ async def book(pool: AsyncEngine, events: Sequence[UsageEvent]) -> Booked:
         inserted = [event for event in batch if event.event_id in new_ids]
         late = [event for event in batch if event.event_id not in new_ids and event.kind is not EventKind.ESTIMATED]
         adjustments = await _adjust(connection, late) if late else []
-        await _roll_up(connection, [(event, 1) for event in inserted] + [(event, 0) for event in adjustments])
+        await _roll_up(connection, [(event, int(is_call(event))) for event in inserted] + [(event, 0) for event in adjustments])
     return Booked(len(inserted), len(adjustments), len(events) - len(inserted) - len(adjustments))
+
+
+def is_call(event: UsageEvent) -> bool:
+    """Not one of the further attempts that are billed beside the call's own event: those are no requests."""
+    return event.request_id in ("", event.event_id)
 
 
 def _distinct(events: Sequence[UsageEvent]) -> list[UsageEvent]:
@@ -121,6 +127,7 @@ async def _insert(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent, 
         return set()
     by_field = zip(*[msgspec.structs.astuple(event) for event, _ in rows], strict=True)
     columns = dict(zip(UsageEvent.__struct_fields__, by_field, strict=True))
+    columns["decision"] = tuple(None if made is None else _json(made).decode() for made in columns["decision"])
     columns["entry"] = tuple(entry for _, entry in rows)
     columns["occurred_at"] = tuple(uuid7_time(event.event_id) for event, _ in rows)
     result: Any = await connection.exec_driver_sql(INSERT, tuple(columns[name] for name, _ in COLUMNS))
@@ -159,7 +166,7 @@ async def _roll_up(connection: AsyncConnection, rows: Sequence[tuple[UsageEvent,
     for event, requests in rows:
         total = sums[(_hour_of(event.event_id[:13]), *_place_of(event))]
         total[0] += requests
-        total[1] += event.outcome not in (Outcome.OK, Outcome.UNKNOWN)
+        total[1] += event.outcome not in (Outcome.OK, Outcome.UNKNOWN) and is_call(event)
         total[2] += event.kind is EventKind.ESTIMATED
         total[2] -= event.kind is EventKind.ADJUSTMENT
         total[3] += requests * event.unpriced

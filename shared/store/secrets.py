@@ -135,6 +135,11 @@ def credential_context(connection_id: str, version: int) -> str:
     return f"connection:{connection_id}:{version}"
 
 
+def proxy_context(level: str, name: str, version: int) -> str:
+    """What a proxy's URL is sealed for."""
+    return f"proxy:{level}:{name}:{version}"
+
+
 def new_secret() -> str:
     """A secret for a new installation."""
     return base64.b64encode(secrets.token_bytes(48)).decode()

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.domain.identity import new_id
 from shared.domain.limits import Limit, Period, Scope
+from shared.domain.policy import NO_POLICY, KeyPolicy
 from shared.domain.tenancy import Role
 from shared.store.secrets import Vault, hash_password, mint_key
 
@@ -101,11 +102,12 @@ async def create_key(
     budget: tuple[int, Period] | None = None,
     expires_at: datetime | None = None,
     admin: bool = False,
+    policy: KeyPolicy = NO_POLICY,
 ) -> CreatedKey:
-    """A key with its own limits and hard budget. Raises TenantError when the team is not there."""
+    """A key with its own limits, hard budget and policy. Raises TenantError when the team is not there."""
     async with pool.begin() as connection:
         epoch = await bump(connection)
-        key = await _insert_key(connection, vault, epoch, organisation, team, name, expires_at, admin=admin)
+        key = await _insert_key(connection, vault, epoch, organisation, team, name, expires_at, admin=admin, policy=policy)
         if rpm is not None or tpm is not None or concurrent is not None:
             await put_limit(
                 connection,
@@ -139,7 +141,7 @@ async def list_keys(pool: AsyncEngine) -> list[dict[str, object]]:
     """Every key, without anything that could be used as one."""
     query = text(
         "SELECT k.id, k.name, o.name AS organisation, t.name AS team, k.last4, k.created_at, k.expires_at, k.revoked_at, "
-        "k.admin FROM keys k JOIN teams t ON t.id = k.team_id JOIN organisations o "
+        "k.admin, k.policy FROM keys k JOIN teams t ON t.id = k.team_id JOIN organisations o "
         "ON o.id = k.organisation_id ORDER BY k.created_at"
     )
     async with pool.connect() as connection:
@@ -200,6 +202,7 @@ async def _insert_key(
     expires_at: datetime | None,
     *,
     admin: bool = False,
+    policy: KeyPolicy = NO_POLICY,
 ) -> CreatedKey:
     row = (
         await connection.execute(
@@ -215,8 +218,8 @@ async def _insert_key(
     minted, key_id = mint_key(), new_id("key")
     await connection.execute(
         text(
-            "INSERT INTO keys (id, public_id, organisation_id, team_id, name, last4, digest, expires_at, epoch, admin) "
-            "VALUES (:id, :public_id, :org, :team, :name, :last4, :digest, :expires_at, :epoch, :admin)"
+            "INSERT INTO keys (id, public_id, organisation_id, team_id, name, last4, digest, expires_at, epoch, admin, "
+            "policy) VALUES (:id, :public_id, :org, :team, :name, :last4, :digest, :expires_at, :epoch, :admin, :policy)"
         ),
         {
             "id": key_id,
@@ -229,7 +232,10 @@ async def _insert_key(
             "expires_at": expires_at,
             "epoch": epoch,
             "admin": admin,
+            "policy": json.dumps(msgspec.to_builtins(policy)),
         },
     )
-    await audit(connection, "create", f"key {key_id}", team=team, name=name, admin=admin)
+    await audit(
+        connection, "create", f"key {key_id}", team=team, name=name, admin=admin, policy=msgspec.to_builtins(policy)
+    )  # fmt: skip
     return CreatedKey(key_id, minted.text)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from shared.domain.decision import Tried
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome, UsageEvent
 
@@ -80,6 +81,14 @@ class CallLine(msgspec.Struct, gc=False):
 class FailedCallLine(CallLine, gc=False):
     failure: FailureClass
     provider_status: int | None
+    why: str | None
+    """In the transport's words, where nothing was sent: the address, the certificate, the proxy."""
+
+
+class RetriedCallLine(CallLine, gc=False):
+    failure: FailureClass | None
+    provider_status: int | None
+    attempts: tuple[Tried, ...]
 
 
 class Log:
@@ -108,9 +117,14 @@ class Log:
             event.team_id, event.key_id, event.model, event.provider, event.stream, event.outcome, event.input_tokens,
             event.output_tokens, event.cost_nano_usd, event.duration_ms, event.first_token_ms,
         )  # fmt: skip
+        attempts = () if event.decision is None else event.decision.tried
+        if attempts:
+            kind, status = (None, None) if failure is None else (failure.failure_class, failure.status)
+            return _encode(RetriedCallLine(*said, kind, status, attempts))
         if failure is None:
             return _encode(CallLine(*said))
-        return _encode(FailedCallLine(*said, failure.failure_class, failure.status))
+        why = None if failure.sent else failure.message
+        return _encode(FailedCallLine(*said, failure.failure_class, failure.status, why))
 
     def _time(self, at_s: float) -> str:
         """RFC 3339 with milliseconds; the part that stays for a second is made once a second."""

@@ -1,7 +1,7 @@
 """The metric table: every Prometheus series that a process exports.
 
-Labels are provider, model and outcome: never a tenant, a key or anything else that a client can multiply. Model names
-beyond MAX_SERIES become `__other__`. Histograms' buckets double, so p50, p95 and p99 read from them are within a
+Labels are provider, model, outcome and connection: never a tenant, a key or anything else that a client can multiply. Names of
+models beyond MAX_SERIES become `__other__`. Histograms' buckets double, so p50, p95 and p99 read from them are within a
 factor of two at worst and interpolate well in between.
 """
 
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -70,6 +70,9 @@ class DeploymentMeters:
         self.duration.observe(duration_s)
         if first_token_s is not None:
             self.first_token.observe(first_token_s)
+        self.spend(event)
+
+    def spend(self, event: UsageEvent) -> None:
         tokens = self.tokens
         tokens[0] += event.input_tokens
         tokens[1] += event.output_tokens
@@ -122,6 +125,49 @@ class Calls(Collector):
         yield from (duration, first_token, requests, tokens, cost, before, admission)
 
 
+class SlotMeters(Collector):
+    """Series of the queues in front of connections; a connection is the operator's, so its name may be a label."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, int] = {}
+        self._waited: dict[str, Tally] = {}
+        self._refused: dict[tuple[str, str], int] = {}
+        self._paused: dict[str, int] = {}
+
+    def waits(self, connection: str, more: int) -> None:
+        """So many more (or fewer) of this node's calls stand in the queue."""
+        self._waiting[connection] = self._waiting.get(connection, 0) + more
+
+    def waited(self, connection: str, wait_s: float) -> None:
+        self._waited.setdefault(connection, Tally(SECONDS)).observe(wait_s)
+
+    def refused(self, connection: str, why: str) -> None:
+        self._refused[connection, why] = self._refused.get((connection, why), 0) + 1
+
+    def paused(self, connection: str) -> None:
+        self._paused[connection] = self._paused.get(connection, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        by = ("connection",)
+        waiting = GaugeMetricFamily("waystation_upstream_waiting", "Calls of this node that wait for a connection.", labels=by)
+        waited = HistogramMetricFamily(
+            "waystation_upstream_wait_seconds", "How long calls that had to wait for a connection did.", labels=by
+        )
+        refused = CounterMetricFamily(
+            "waystation_upstream_refused", "Calls that a connection's limits kept out.", labels=(*by, "why")
+        )
+        paused = CounterMetricFamily("waystation_upstream_pauses", "Times a provider wanted to be left alone.", labels=by)
+        for name, count in list(self._waiting.items()):
+            waiting.add_metric((name,), count)
+        for name, tally in list(self._waited.items()):
+            waited.add_metric((name,), tally.buckets(), tally.total)
+        for place, count in list(self._refused.items()):
+            refused.add_metric(place, count)
+        for name, count in list(self._paused.items()):
+            paused.add_metric((name,), count)
+        yield from (waiting, waited, refused, paused)
+
+
 class Metrics:
     """One per process, with a registry of its own."""
 
@@ -129,6 +175,8 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self.calls = Calls()
         registry.register(self.calls)
+        self.slots = SlotMeters()
+        registry.register(self.slots)
         self.refusals = Counter("waystation_refusals_total", "Our noes to clients.", ["reason"], registry=registry)
         self.failures = Counter(
             "waystation_attempt_failures_total", "Bad ends of attempts.", ["provider", "failure"], registry=registry
@@ -143,7 +191,15 @@ class Metrics:
         self.response_not_kept = Counter(
             "waystation_responses_not_kept_total", "Answers of /v1/responses that could not be stored.", registry=registry
         )
+        self.retries_denied = Counter(
+            "waystation_retries_denied_total", "Further attempts that the retry budget did not allow.", registry=registry
+        )
         self.degraded = Counter("waystation_degraded_admissions_total", "Admissions decided without Redis.", registry=registry)
+        self.health_changes = Counter(
+            "waystation_health_changes_total", "Breakers and connections by what they became; counted where it was decided.",
+            ["state"], registry=registry,
+        )  # fmt: skip
+        self.probes = Counter("waystation_probes_total", "Ended half-open probes.", ["end"], registry=registry)
         ProcessCollector(registry=registry)
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
@@ -152,6 +208,10 @@ class Metrics:
 
     def finished(self, event: UsageEvent, *, duration_s: float, first_token_s: float | None) -> None:
         self.calls.of(event.provider, event.model).add(event, duration_s, first_token_s)
+
+    def paid(self, event: UsageEvent) -> None:
+        """An attempt that failed and is billed: no call of its own, but its tokens and cost count."""
+        self.calls.of(event.provider, event.model).spend(event)
 
     def left(self, before_upstream_s: float) -> None:
         """A request left for its provider, so long after it arrived."""
@@ -162,6 +222,12 @@ class Metrics:
 
     def failed(self, provider: str, failure: FailureClass) -> None:
         self.failures.labels(provider, failure.value).inc()
+
+    def health_changed(self, state: str) -> None:
+        self.health_changes.labels(state).inc()
+
+    def probe_ended(self, end: str) -> None:
+        self.probes.labels(end).inc()
 
     def usage_above_bound(self, deployment: Deployment) -> None:
         self.above_bound.labels(deployment.provider.name).inc()

@@ -83,6 +83,12 @@ class OtelTracer:
         span.set_attribute("waystation.team", event.team_id)
         span.set_attribute("waystation.outcome", event.outcome.value)
         span.set_attribute("waystation.cost_nano_usd", event.cost_nano_usd)
+        for tried in () if event.decision is None else event.decision.tried:
+            span.add_event(
+                "waystation.attempt",
+                {"deployment": tried.deployment, "result": tried.result, "duration_ms": tried.duration_ms},
+                timestamp=int(trace.ended_s * NANO),
+            )
         if trace.sent_s is not None:
             child = self._tracer.start_span(
                 f"{event.operation} {trace.upstream_model}",

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from shared.clock import Clock, SystemClock
 from shared.domain.catalogue import Auth, Connection, Deployment, Provider
+from shared.domain.proxy import Proxy
 from shared.providers.auth import headers
 from shared.store.secrets import SecretError, Vault, credential_context
 from shared.upstream.head import Head, split_url
@@ -43,7 +44,12 @@ class Credentials:
         self._entries: dict[tuple[str, str], _Entry] = {}
 
     def request(
-        self, deployment: Deployment, endpoint: str, body: bytes, forwarded: Sequence[tuple[str, str]] = ()
+        self,
+        deployment: Deployment,
+        endpoint: str,
+        body: bytes,
+        forwarded: Sequence[tuple[str, str]] = (),
+        proxy: Proxy | None = None,
     ) -> UpstreamRequest:
         """A call to one of the provider's endpoints, credential and timeouts of the connection on it.
 
@@ -66,25 +72,14 @@ class Credentials:
             head = head.plus([*forwarded, *((name, text) for name, text in provider.headers.items() if name not in names)])
         if entry.sign is not None:
             head = head.plus(entry.sign(body))
-        return UpstreamRequest(
-            head=head,
-            body=body,
-            connect_timeout_s=connection.connect_timeout_s,
-            first_byte_timeout_s=connection.first_byte_timeout_s,
-            idle_timeout_s=connection.idle_timeout_s,
-        )
+        return _request(connection, head, body, proxy)
 
-    def step(self, deployment: Deployment, step: Step) -> UpstreamRequest:
+    def step(self, deployment: Deployment, step: Step, proxy: Proxy | None = None) -> UpstreamRequest:
         """A request to a path of its own, where one call takes several (transcriptions). Raises NothingSent."""
         connection, provider = deployment.connection, deployment.provider
         entry = self._entry(connection, provider, step.path, method=step.method, content_type=step.content_type)
-        return UpstreamRequest(
-            head=entry.head.plus(provider.headers.items()) if provider.headers else entry.head,
-            body=step.body,
-            connect_timeout_s=connection.connect_timeout_s,
-            first_byte_timeout_s=connection.first_byte_timeout_s,
-            idle_timeout_s=connection.idle_timeout_s,
-        )
+        head = entry.head.plus(provider.headers.items()) if provider.headers else entry.head
+        return _request(connection, head, step.body, proxy)
 
     def _remember(self, connection: Connection, provider: Provider, target: str) -> _Entry:
         entry = self._entry(connection, provider, target)
@@ -137,3 +132,14 @@ class Credentials:
             )
 
         return sign
+
+
+def _request(connection: Connection, head: Head, body: bytes, proxy: Proxy | None) -> UpstreamRequest:
+    return UpstreamRequest(
+        head=head,
+        body=body,
+        connect_timeout_s=connection.connect_timeout_s,
+        first_byte_timeout_s=connection.first_byte_timeout_s,
+        idle_timeout_s=connection.idle_timeout_s,
+        proxy=proxy,
+    )

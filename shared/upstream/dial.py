@@ -13,13 +13,16 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shared.upstream.head import Origin
 from shared.upstream.transport import NothingSent
 
 if TYPE_CHECKING:
     from shared.upstream.channel import Channel
+    from shared.upstream.tunnel import Opening
+
+C = TypeVar("C", "Channel", "Opening")
 
 Guard = Callable[[tuple[Any, ...]], None]
 """Takes a socket address as `getaddrinfo` gives it, `(host, port, …)`; raises EgressDenied."""
@@ -30,32 +33,46 @@ NEXT_ADDRESS_AFTER_S = 0.5
 ADDRESSES_LIVE_S = 10.0
 
 
+class Dials(Protocol):
+    """What a pool wants: straight to the origin (Dialler) or through a proxy (tunnel.py)."""
+
+    async def open(self, factory: Callable[[], Channel]) -> Channel:
+        """Raises NothingSent (EgressDenied, ProxyFailed). The caller bounds the time."""
+        ...
+
+
 class Dialler:
     """Opens channels to one origin; remembers its addresses for a few seconds, so that a burst asks DNS once."""
 
-    def __init__(self, origin: Origin, guard: Guard | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, origin: Origin, guard: Guard | None, tls: ssl.SSLContext | None, name: str | None = None) -> None:
         self._origin = origin
+        self._name = name or str(origin)
         self._guard = guard
         self._tls = tls
         self._addresses: asyncio.Task[list[Address]] | None = None
         self._stale_after_s = 0.0
 
-    async def open(self, factory: Callable[[], Channel]) -> Channel:
+    async def addresses(self) -> list[Address]:
+        """All that the name has, each past the guard. Raises EgressDenied, OSError."""
+        addresses = await self._resolve(asyncio.get_running_loop())
+        if self._guard is not None:
+            for _, address in addresses:  # one bad address condemns the name: an honest one has none
+                self._guard(address)
+        return addresses
+
+    async def open(self, factory: Callable[[], C]) -> C:
         """Raises NothingSent (EgressDenied). The caller bounds the time."""
         loop = asyncio.get_running_loop()
         try:
-            addresses = await self._resolve(loop)
-            if self._guard is not None:
-                for _, address in addresses:  # one bad address condemns the name: an honest one has none
-                    self._guard(address)
+            addresses = await self.addresses()
             if len(addresses) == 1:
                 return await self._connect(addresses[0], factory, loop)
             return await self._race(addresses, factory, loop)
         except ssl.SSLCertVerificationError as error:
-            raise NothingSent(f"cannot trust {self._origin}: {error.verify_message}") from None
+            raise NothingSent(f"cannot trust {self._name}: {error.verify_message}") from None
         except OSError as error:
             self._addresses = None
-            raise NothingSent(f"cannot connect to {self._origin}: {_words(error)}") from None
+            raise NothingSent(f"cannot connect to {self._name}: {words(error)}") from None
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[Address]:
         """One look-up for all who ask meanwhile; who gives up does not end it for the others."""
@@ -70,7 +87,7 @@ class Dialler:
         self._stale_after_s = loop.time() + ADDRESSES_LIVE_S
         return list(_alternate([(family, tuple(address)) for family, _, _, _, address in found]))
 
-    async def _connect(self, entry: Address, factory: Callable[[], Channel], loop: asyncio.AbstractEventLoop) -> Channel:
+    async def _connect(self, entry: Address, factory: Callable[[], C], loop: asyncio.AbstractEventLoop) -> C:
         """The loop gets the address, not a socket of ours: uvloop (0.23) would close a handed-in socket's descriptor
         twice when the other side ends the connection in the turn that it is made, and hit whoever has its number then.
         """
@@ -89,10 +106,10 @@ class Dialler:
             raise
         return channel
 
-    async def _race(self, addresses: list[Address], factory: Callable[[], Channel], loop: asyncio.AbstractEventLoop) -> Channel:
+    async def _race(self, addresses: list[Address], factory: Callable[[], C], loop: asyncio.AbstractEventLoop) -> C:
         waiting = iter(list(addresses))
         entry = next(waiting, None)
-        running: dict[asyncio.Task[Channel], Address] = {}
+        running: dict[asyncio.Task[C], Address] = {}
         failure = OSError("its name has no address")
         try:
             while entry is not None or running:
@@ -128,12 +145,12 @@ def _alternate(addresses: Iterable[Address]) -> Iterator[Address]:
     return (entry for entry in chain.from_iterable(zip_longest(*families.values())) if entry is not None)
 
 
-def _hang_up(task: asyncio.Task[Channel]) -> None:
+def _hang_up(task: asyncio.Task[C]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().abort()
 
 
-def _words(error: OSError) -> str:
+def words(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return "its name has no address"
     if isinstance(error, ssl.SSLError):

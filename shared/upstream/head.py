@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from shared.domain.host import BLANK, HOST, ascii_host, bracketed
+
 METHOD = re.compile(r"[A-Z]{1,16}")
 TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*")
 """Origin form (RFC 9112 §3.2.1), visible ASCII, no fragment."""
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 VALUE = re.compile(r"[\x20-\x7e\t]{0,16384}")
-BLANK = re.compile(r"[\x00-\x20\x7f]")
-HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9_.])?|[0-9a-f:.]{2,45}")
 OURS = frozenset(
     {
         "accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te",
@@ -37,7 +37,7 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """As the Host header says it: without the scheme's own port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = bracketed(self.host)
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
@@ -59,23 +59,13 @@ def split_url(url: str) -> tuple[Origin, str]:
         raise ValueError("must not hold a user name or password")
     if "?" in url or "#" in url:
         raise ValueError("must not hold a query or fragment")
-    host = _ascii_host(parts.hostname or "")
+    host = ascii_host(parts.hostname or "")
     path = parts.path.rstrip("/")
     if path and not TARGET.fullmatch(path):
         raise ValueError("its path holds characters that must be percent-encoded")
     if port == 0:
         raise ValueError("must not use port 0")
     return Origin(parts.scheme, host, port or (443 if parts.scheme == "https" else 80)), path
-
-
-def _ascii_host(host: str) -> str:
-    try:
-        plain = host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError:
-        plain = ""
-    if not HOST.fullmatch(plain.lower()):
-        raise ValueError("holds no usable host")
-    return plain.lower()
 
 
 class Head:

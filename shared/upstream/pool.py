@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from shared.upstream.channel import Channel, WentStale
-from shared.upstream.dial import Dialler
+from shared.upstream.dial import Dials
 from shared.upstream.inflate import decoded
 from shared.upstream.reply import Reply
 from shared.upstream.transport import NothingSent, UpstreamRequest, UpstreamResponse
@@ -22,7 +22,7 @@ SLOW_SWEEP_S = 1.0
 
 
 class Pool:
-    def __init__(self, dialler: Dialler, *, limit: int | None, keepalive_s: float) -> None:
+    def __init__(self, dialler: Dials, *, limit: int | None, keepalive_s: float) -> None:
         self._dialler = dialler
         self._limit = limit
         self._keepalive_s = keepalive_s
@@ -130,7 +130,8 @@ class Pool:
 
     async def _acquire(self, request: UpstreamRequest, *, fresh: bool) -> Channel:
         """A new channel, or with a limit perhaps one that another request gave back. Raises NothingSent."""
-        why = f"cannot connect to {request.head.origin}: no answer"
+        through = f" through proxy {request.proxy.place}" if request.proxy is not None else ""
+        why = f"cannot connect to {request.head.origin}{through}: no answer"
         try:
             async with asyncio.timeout(request.connect_timeout_s):
                 while self._limit is not None and len(self._open) + self._dialling >= self._limit:

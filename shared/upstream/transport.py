@@ -3,6 +3,7 @@
 TransportError
 ├── NothingSent            no byte of the request left: nothing was spent, trying elsewhere is free
 │   ├── EgressDenied       the address is none that a tenant may reach
+│   ├── ProxyFailed        the proxy cannot be reached or used, or will not: the provider is not to blame
 │   └── CredentialUnusable the connection's credential cannot be opened or cannot be a header
 ├── SentNoReply            the request left, the connection ended before a reply's head
 ├── FirstByteTimeout       the request left, and until the deadline no byte of a reply's body came
@@ -21,6 +22,7 @@ from typing import Protocol
 
 import msgspec
 
+from shared.domain.proxy import Proxy
 from shared.upstream.head import Head, Origin
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "MalformedResponse",
     "NothingSent",
     "Origin",
+    "ProxyFailed",
     "ReplyCut",
     "ReplyTooLarge",
     "SentNoReply",
@@ -50,6 +53,9 @@ class NothingSent(TransportError): ...
 
 
 class EgressDenied(NothingSent): ...
+
+
+class ProxyFailed(NothingSent): ...
 
 
 class CredentialUnusable(NothingSent): ...
@@ -82,6 +88,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 120.0
+    proxy: Proxy | None = None
+    """None: straight to the origin."""
 
     def __repr__(self) -> str:
         return f"UpstreamRequest({self.head!r}, {len(self.body)} bytes)"

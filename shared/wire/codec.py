@@ -174,8 +174,9 @@ def passing(client: WireFormat, deployment: Deployment, operation: str = "chat",
     return CHAT if client is WireFormat.OPENAI_CHAT else PASSTHROUGHS[client]
 
 
-def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat") -> Bridge:
-    """The bridge for one attempt. Raises Refused when the provider has no such operation."""
+def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat", *, hub: bool = False) -> Bridge:
+    """The bridge for one attempt. `hub`: a chat is translated even where it could pass. Raises Refused when the provider has no
+    such operation."""
     provider = deployment.provider
     if operation != "chat":
         found = None
@@ -188,7 +189,7 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
         return found
     if provider.wire_format not in PROVIDERS:
         raise invalid_field("model", f"{deployment.name} is no chat model: {provider.title} offers none.")
-    plain = passing(client, deployment, sse=stamp.sse)
+    plain = None if hub else passing(client, deployment, sse=stamp.sse)
     return plain or Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
 
 

@@ -30,11 +30,13 @@ _encode = msgspec.json.Encoder().encode
 class Envelope:
     """The top level of a body: `fields` in their order, each value the bytes that were sent."""
 
-    __slots__ = ("_values", "body", "fields")
+    __slots__ = ("_values", "body", "fields", "routing")
 
     def __init__(self, body: bytes, fields: dict[str, msgspec.Raw], values: dict[str, Any]) -> None:
         self.body = body
         self.fields = fields
+        self.routing: bytes | None = None
+        """OpenRouter's `provider`, once it was taken out of the body (preferences.py)."""
         self._values = values
 
     def value(self, name: str) -> Any:

@@ -136,6 +136,8 @@ class JsonPassthrough(WholeAnswers):
             replace["stream_options"] = b'{"include_usage":true}'
         if output_cap is not None and "max_tokens" in envelope.fields:
             replace["max_tokens"] = b"%d" % output_cap
+        if envelope.routing is not None and deployment.provider.quirks.takes_routing:
+            replace["provider"] = envelope.routing
         return envelope.edited(replace), []
 
     def read_reply(self, body: bytes) -> ReplyFacts:

@@ -24,12 +24,23 @@ from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import Usage
 from shared.wire import loose, openai_chat, sse
 from shared.wire.codec import Bridge, Tap
-from shared.wire.envelope import Envelope
+from shared.wire.envelope import Envelope, open_envelope
 from shared.wire.openai_chat import ChatCall
 from shared.wire.openai_chat.reply import FINISH, stop_of
 from shared.wire.reply import ReplyFacts
 
 NANO_PER_USD = 1_000_000_000
+OWN = frozenset(
+    {
+        "usage", "transforms", "plugins", "session_id", "preset", "debug", "trace", "image_config", "stop_server_tools_when",
+        "top_a",
+    }
+)  # fmt: skip
+"""Chat's fields that only OpenRouter takes: elsewhere they are left out, since others refuse what they do not know."""
+HEEDED = frozenset({"usage", "session_id", "trace"})
+"""Those of them that want nothing of the answer that it has not got anyway."""
+THROUGH_THE_HUB = ("reasoning", "include_reasoning")
+"""Fields that a provider of Chat's format may know under another name: with them a call is translated."""
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "error"})
 
 ERROR_TYPES: dict[Reason, str] = {
@@ -40,6 +51,8 @@ ERROR_TYPES: dict[Reason, str] = {
     Reason.FORBIDDEN: "permission_denied",
     Reason.UNKNOWN_MODEL: "not_found",
     Reason.UNKNOWN_URL: "not_found",
+    Reason.NO_DEPLOYMENT: "not_found",
+    Reason.UNAVAILABLE: "provider_unavailable",
     Reason.BODY_TOO_LARGE: "payload_too_large",
     Reason.BUDGET_EXHAUSTED: "payment_required",
     Reason.UNPRICED_MODEL: "permission_denied",
@@ -87,7 +100,13 @@ class Dressed:
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
-        return self._bridge.request_body(envelope, deployment, call, output_cap)
+        own = [] if deployment.provider.quirks.takes_routing else [name for name in envelope.fields if name in OWN]
+        if own and self._face.wire_format is WireFormat.OPENAI_CHAT:
+            routing = envelope.routing
+            envelope = open_envelope(envelope.edited(drop=own))
+            envelope.routing = routing
+        body, dropped = self._bridge.request_body(envelope, deployment, call, output_cap)
+        return body, [*(name for name in own if name not in HEEDED and name not in dropped), *dropped]
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""

@@ -42,6 +42,8 @@ class ChatPassthrough:
         if output_cap is not None:
             drop += ["max_tokens", "max_completion_tokens"]
             replace[quirks.rename.get("max_completion_tokens", "max_completion_tokens")] = b"%d" % output_cap
+        if envelope.routing is not None and quirks.takes_routing:
+            replace["provider"] = envelope.routing
         return envelope.edited(replace, drop, quirks.rename), unsaid
 
     def read_reply(self, body: bytes) -> ReplyFacts:

@@ -29,7 +29,7 @@ from shared.wire.canonical import (
     ToolCall,
     Used,
 )
-from shared.wire.envelope import Envelope
+from shared.wire.envelope import Envelope, open_envelope
 from shared.wire.inline import Fetched, inlined
 from shared.wire.openai_chat.facts import ChatCall
 from shared.wire.reply import ReplyFacts
@@ -89,6 +89,8 @@ class Translation:
             decoded = replace(decoded, max_tokens=output_cap)
         encoded = self._provider.encode_call(decoded, deployment.model, deployment.provider.quirks)
         self._tools = Tools(decoded.tools, encoded.names)
+        if envelope.routing is not None and deployment.provider.quirks.takes_routing:
+            encoded = replace(encoded, body=open_envelope(encoded.body).edited({"provider": envelope.routing}))
         return encoded.body, [*encoded.dropped, *decoded.left_out]
 
     def read_reply(self, body: bytes) -> ReplyFacts:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvloop
 
+from tests.bench import decision
 from tests.bench.load import Figures, body, load, request
 from tests.bench.stack import Stack
 from tests.bench.upstream import EVENTS
@@ -195,6 +196,7 @@ async def main() -> dict[str, object]:
             "translated": await translated(stack),
             "idle": await idle_streams(stack),
         }
+    results["decision"] = decision.measured()
     return results
 
 

@@ -18,16 +18,21 @@ from services.ingress.node import measure
 from services.simulator.behaviour import MODELS, RULES
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason
+from shared.domain.routing import Strategy
 from shared.providers import registry
 from shared.providers.failure import consequence
+from shared.routing.eligible import OUT
 from shared.settings import Settings
 from shared.store.document import parse
 from shared.telemetry.metrics import Metrics
 from shared.wire.openai_chat import ERRORS
+from shared.wire.preferences import KNOWN, PRICES, QUANTILES, VARIANTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENT_KEYS = ("organisations", "connections", "limits", "budgets", "prices")
+DOCUMENT_KEYS = (
+    "organisations", "connections", "limits", "budgets", "prices", "proxies", "routes", "accounts", "keys", "aliases",
+)  # fmt: skip
 SUFFIXES = {"histogram": ("", "_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 
 
@@ -76,6 +81,7 @@ def exported() -> dict[str, str]:
         streams=(),
         lane=SimpleNamespace(up=True),
         watch=SimpleNamespace(snapshot=SimpleNamespace(epoch=1)),
+        health=SimpleNamespace(marks={}),
     )
     measure(metrics, cast(Any, node), cast(Any, SimpleNamespace(backlog=lambda: 0)))
     text = metrics.render()[0].decode()
@@ -140,9 +146,13 @@ def test_every_document_is_accepted() -> None:
 def test_every_key_of_the_document_is_named() -> None:
     from shared.store import document
 
-    text = (ROOT / "docs" / "providers.md").read_text()
+    text = (ROOT / "docs" / "providers.md").read_text() + (ROOT / "docs" / "upstream-limits.md").read_text()
     for entry in (
+        document.UpstreamLimitsEntry,
+        document.QueueEntry,
+        document.QuotaEntry,
         document.ConnectionEntry,
+        document.ProfileEntry,
         document.ModelEntry,
         document.LimitEntry,
         document.BudgetEntry,
@@ -150,6 +160,40 @@ def test_every_key_of_the_document_is_named() -> None:
     ):
         for name in entry.model_fields:
             assert f"`{name}`" in text, name
+
+
+def test_every_level_of_the_proxies_is_named() -> None:
+    from shared.store.document import ProxiesEntry
+
+    listed = [row[1] for row in rows("proxies.md") if len(row) == 3]
+    assert {name.rstrip("_") for name in ProxiesEntry.model_fields} | {"HTTPS_PROXY"} == {
+        re.findall(r"\w+", cell)[0] for cell in listed
+    }
+
+
+def test_every_key_strategy_and_rule_of_routing_is_named() -> None:
+    from shared.store import document
+
+    text = (ROOT / "docs" / "routing.md").read_text()
+    entries = (document.RouteEntry, document.TargetEntry, document.PolicyEntry, document.DataPolicyEntry)
+    for name in (field for entry in entries for field in entry.model_fields):
+        assert re.search(rf"\b{name}\b", text), name
+    assert [row[0] for row in rows("routing.md") if row[0] in list(Strategy)] == list(Strategy)
+    source = "".join((ROOT / "shared" / file).read_text() for file in ("routing/eligible.py", "flow/choose.py"))
+    rules = set(re.findall(r'"((?:key|capability|provider|budget)\.\w+)"', source))
+    rules |= {f"capability.{each}" for each in ("vision", "audio_input", "tools", "json_schema")}
+    rules |= {f"health.{state}" for state in OUT}
+    listed = {rule for row in rows("routing.md") for rule in re.findall(r"[a-z]+\.[a-z_]+", row[0])}
+    assert rules <= listed
+    assert {rule for rule in listed if rule.partition(".")[0] in ("key", "capability", "health", "budget")} <= rules
+
+
+def test_openrouters_fields_are_named() -> None:
+    named = section("routing.md", "OpenRouter's fields")
+    for name in (*KNOWN, *PRICES, *QUANTILES):
+        assert name in named, name
+    for suffix in VARIANTS:
+        assert f"`:{suffix}`" in named
 
 
 def test_the_catalogue_is_listed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from shared.store import tenants
+from shared.store import records, tenants
 from tests.hosts.cluster import Cluster, call, running
 
 
@@ -72,3 +73,18 @@ async def test_a_keys_spending_and_what_is_left(cluster: Cluster) -> None:
     status, told = await ask(cluster, f"/api/v1/generation?id={request_id}", rival.key)
     assert (status, "no generation" in told["error"]["message"]) == (404, True)
     assert (await ask(cluster, "/api/v1/key", "sk-ws-nobody"))[0] == 401
+    record = f"/api/requests/{request_id}"
+    admin = await tenants.create_key(cluster.pool, cluster.vault, team="rivals", admin=True)
+    await cluster.taken_in()
+    assert [(await ask(cluster, record, key))[0] for key in (bounded.key, rival.key, admin.key)] == [200, 404, 200]
+    _, told = await ask(cluster, record, cluster.key)
+    assert (told["event"]["cost_nano_usd"], told["beside"]) == (row["cost_nano_usd"], [])
+    (left,) = told["decision"]["limits"]
+    assert (told["decision"]["asked"], left["unit"], left["limit"], left["remaining"]) == ("lab/chat", "requests", 7, 6)
+    for unknown in ("x", "018f4e6a-7b1c-7d2e-9f3a-4b5c6d7e8f90"):
+        assert (await ask(cluster, f"/api/requests/{unknown}", admin.key))[0] == 404
+    await records.forget_decisions(cluster.pool, datetime.now(UTC) - timedelta(days=1))
+    assert (await ask(cluster, record, admin.key))[1]["decision"] is not None
+    assert await records.forget_decisions(cluster.pool, datetime.now(UTC) + timedelta(days=1)) == 1
+    _, told = await ask(cluster, record, admin.key)
+    assert (told["decision"], told["event"]["cost_nano_usd"]) == (None, row["cost_nano_usd"])

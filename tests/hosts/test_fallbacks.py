@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from services.cli.engines import free_port
 from shared.domain.limits import Period
@@ -41,10 +45,17 @@ async def cluster(database_url: str, redis_url: str, tmp_path: Path, spare: Upst
 
 
 async def asked(cluster: Cluster, **fields: Any) -> tuple[int, str | None, Any]:
-    """Status, attempts, body."""
+    """Status, number of attempts, body."""
     async with client(cluster) as one:
         status, headers, body = await one.chat(call(max_tokens=20, **fields))
-    return status, headers.get("x-waystation-attempts"), body
+    listed = headers.get("x-waystation-attempts")
+    return status, None if listed is None else str(len(listed.split(", "))), body
+
+
+async def told_of(cluster: Cluster, request_id: str, key: str) -> Any:
+    headers, url = {"Authorization": f"Bearer {key}"}, f"{cluster.url()}/api/requests/{request_id}"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as reply:
+        return await reply.json()
 
 
 @pytest.mark.parametrize("fault", ["fail-503", "fail-429-retry-7", "fail-500", "bad-key", "quota-exhausted", "html-502"])
@@ -70,14 +81,87 @@ async def test_an_error_as_the_first_event_and_a_dead_address_are_cured(cluster:
     assert len(spare.requests) == 2
 
 
-@pytest.mark.parametrize("fault", ["fail-400", "too-long", "truncated-json", "no-reply"])
-async def test_a_clients_fault_and_what_may_have_to_be_paid_for_is_not_tried_again(
-    cluster: Cluster, spare: Upstream, fault: str
-) -> None:
+@pytest.mark.parametrize("fault", ["fail-400", "too-long"])
+async def test_a_clients_fault_is_not_tried_again(cluster: Cluster, spare: Upstream, fault: str) -> None:
     cluster.provider.fail(fault)
     status, _, _ = await asked(cluster)
-    assert status in (400, 502)
+    assert status == 400
     assert spare.requests == []
+
+
+@pytest.mark.parametrize("fault", ["truncated-json", "no-reply", "cut-after-0", "hang"])
+async def test_what_has_to_be_paid_for_is_booked_as_an_event_of_its_own(cluster: Cluster, spare: Upstream, fault: str) -> None:
+    made = await cluster.new_key(budget_nano=10**12, tpm=10**6, concurrent=1)
+    cluster.provider.fail(fault)
+    async with client(cluster, key=made.key) as one:
+        status, headers, _ = await one.chat(call(max_tokens=20, stream=fault == "cut-after-0"))
+    assert status == 200
+    first, second = headers["x-waystation-attempts"].split(", ")
+    assert first.startswith("lab/chat ")
+    assert second == "spare/chat ok"
+    rows = {row["connection"]: row for row in await cluster.booked(2)}
+    failed, answered = rows["lab"], rows["spare"]
+    assert failed["request_id"] == answered["request_id"] == str(answered["event_id"])
+    assert failed["outcome"] in ("timeout", "cut", "provider_error")
+    assert answered["outcome"] == "ok"
+    assert failed["cost_nano_usd"] == failed["input_tokens"] * 1_000 + failed["output_tokens"] * 2_000 > 0
+    assert [each["result"] for each in answered["decision"]["tried"]][1:] == ["ok"]
+    told = await told_of(cluster, headers["x-request-id"], made.key)
+    assert (told["event"]["connection"], [each["connection"] for each in told["beside"]]) == ("spare", ["lab"])
+    assert told["total_cost_nano_usd"] == failed["cost_nano_usd"] + answered["cost_nano_usd"]
+    assert {each["unit"] for each in told["decision"]["limits"]} == {"tokens"}
+    async with cluster.pool.connect() as connection:
+        sums = (await connection.execute(text("SELECT sum(requests), sum(cost_nano_usd) FROM usage_hourly"))).one()
+    assert tuple(map(int, sums)) == (1, failed["cost_nano_usd"] + answered["cost_nano_usd"])
+
+
+async def test_a_budget_that_does_not_cover_both_attempts_ends_the_call_with_the_failure(
+    cluster: Cluster, spare: Upstream
+) -> None:
+    body_bytes = len(json.dumps(call(max_tokens=20)))
+    bound = (body_bytes + 16 + 512) * 3_000 + 20 * 4_000  # of spare, the dearer one
+    made = await cluster.new_key(budget_nano=bound + 10)
+    cluster.provider.fail("no-reply")
+    async with client(cluster, key=made.key) as one:
+        status, _, body = await one.chat(call(max_tokens=20))
+    assert (status, body["error"]["code"]) == (502, "provider_invalid_response")
+    assert spare.requests == []
+    (row,) = await cluster.booked(1)
+    assert 0 < row["cost_nano_usd"] <= bound + 10
+
+
+async def test_a_call_ends_with_its_own_deadline(cluster: Cluster, spare: Upstream) -> None:
+    cluster.provider.fail("hang")
+    started_s = time.monotonic()
+    async with client(cluster) as one:
+        status, _, body = await one.chat(call(max_tokens=20), x_waystation_deadline_s="0.5")
+        assert (status, body["error"]["code"]) == (504, "provider_timeout")
+        assert time.monotonic() - started_s < 1.9
+        assert spare.requests == []
+        for wrong in ("0", "-1", "soon", "nan", "1e9"):
+            status, _, body = await one.chat(call(), x_waystation_deadline_s=wrong)
+            assert (status, body["error"]["param"]) == (400, "x-waystation-deadline-s")
+
+
+async def test_a_format_that_cannot_express_the_call_leaves_it_to_the_next(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with running(database_url, redis_url, tmp_path) as cluster:
+        entry = {"name": "strict", "provider": "cohere", "prefix": "strict", "base_url": "http://127.0.0.1:9/v2"}
+        await cluster.apply(connections=[entry], fallbacks={"strict/command": ["lab/chat"]})
+        async with client(cluster) as one:
+            status, headers, _ = await one.chat(call("strict/command", n=2))
+            assert (status, headers["x-waystation-attempts"]) == (200, "strict/command unsuited, lab/chat ok")
+
+
+async def test_a_stream_is_held_until_its_first_token(cluster: Cluster, spare: Upstream) -> None:
+    """The role's chunk and then an error: the client sees nothing of it."""
+    for fault in ("error-event-after-0", "cut-after-0"):
+        cluster.provider.fail(fault)
+        status, attempts, body = await asked(cluster, stream=True)
+        assert (status, attempts) == (200, "2")
+        assert b"error" not in body
+        assert body.count(b'"role"') == 1
 
 
 async def test_nothing_is_tried_again_once_the_client_has_bytes(cluster: Cluster, spare: Upstream) -> None:

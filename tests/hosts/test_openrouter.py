@@ -90,6 +90,16 @@ async def test_responses_and_messages_tell_their_cost(cluster: Cluster) -> None:
     assert delta["usage"]["cost"] > 0
 
 
+async def test_reasoning_in_openrouters_words_is_said_in_the_providers(cluster: Cluster) -> None:
+    asked = call(model="demo/reasoning", max_tokens=50, reasoning={"effort": "high"}, usage={"include": True}, transforms=[])
+    status, body, reply = await post(cluster, "/api/v1/chat/completions", asked)
+    assert (status, reply.headers["x-waystation-dropped"]) == (200, "transforms")
+    assert orjson.loads(body)["choices"][0]["message"]["reasoning"]
+    sent = cluster.provider.last.body
+    assert sent["reasoning_effort"] == "high"
+    assert not {"reasoning", "usage", "transforms"} & set(sent)
+
+
 async def test_elsewhere_nothing_is_added(cluster: Cluster) -> None:
     for stream in (False, True):
         _, body, reply = await post(cluster, "/v1/chat/completions", call(model="demo/chat", max_tokens=50, stream=stream))

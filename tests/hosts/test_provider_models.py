@@ -14,6 +14,7 @@ from services.simulator.behaviour import MODELS
 from services.worker.pull import Pulling
 from shared.store import provider_models, tenants
 from shared.upstream.credentials import Credentials
+from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
 from shared.wire.model_list import read_model_ids
 from shared.wire.reply import MalformedReply
@@ -87,7 +88,7 @@ async def test_what_a_connection_offers_is_pulled_and_what_is_new_is_shown(clust
     broken = {"name": "broken", "provider": "custom", "prefix": "broken", "base_url": "http://127.0.0.1:9/v1"}
     await cluster.apply(connections=[broken])
     session = Session()
-    pulling = Pulling(cluster.pool, session, Credentials(cluster.vault))
+    pulling = Pulling(cluster.pool, session, Credentials(cluster.vault), Proxies(cluster.vault))
     assert await pulling.everything() == 1
     assert await pulling.everything() == 1
     await session.close()

@@ -87,7 +87,8 @@ verified_on = 2026-08-01
     )  # fmt: skip
     big = Model(
         model_id="big-1.5", context_tokens=100_000_000, max_output_tokens=1,
-        capabilities=frozenset({Capability.TEXT, Capability.VISION}), price=price,
+        capabilities=frozenset({Capability.TEXT, Capability.VISION}),
+        described=True, price=price,
     )  # fmt: skip
     assert parse(text, "acme.toml") == Provider(
         name="acme", title="Acme AI", prefix="ac", aliases=("acme", "acme-2"), base_url="https://api.acme.test/v1",
@@ -150,7 +151,7 @@ def test_what_is_not_toml_names_the_line() -> None:
         (
             LEAST + '[models.a]\n[models."m-1.5"]\ncontext = 1\n',
             'acme.toml:6: models."m-1.5".context: unknown key (known here: capabilities, context_tokens, '
-            "drop_params, max_output_tokens, set_params)",
+            "drop_params, max_output_tokens, quantization, set_params)",
         ),
         (
             PRICED + 'input = "1"\noutput = "2"\ncached = "1"\n',

@@ -51,7 +51,7 @@ def test_a_hostile_name_takes_no_time() -> None:
     ("name", "target", "said"),
     [
         ("", "a/b", "printable"), (" a", "a/b", "printable"), ("a\n", "a/b", "printable"), ("x" * 201, "a/b", "printable"),
-        ("a", "b", "no prefix/model"), ("a", "/b", "no prefix/model"), ("a", "b/", "no prefix/model"),
+        ("a", "b c", "no prefix/model"), ("a", "/b", "no prefix/model"), ("a", "b/", "no prefix/model"),
         ("*", "*/b", "no prefix"),
         ("a", "b/*", "none that could"), ("*", "b/**", "no prefix/model"), ("a?", "b/c?", "no prefix/model"),
         ("*a*a*a*a*", "b/c", "at most 4"),

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from shared.admission.budget import set_aside
 from shared.admission.estimate import Quote, dearer, quote
 from shared.domain.catalogue import Model
-from shared.domain.failure import Failure, FailureClass
+from shared.domain.failure import FailureClass
 from shared.domain.money import MTOK, Price
-from shared.routing.plan import MOST_ATTEMPTS, chain_of, goes_on
+from shared.routing.plan import CURABLE, MOST_ATTEMPTS, chain_of
 from shared.snapshot.snapshot import build
 from tests.snapshot.test_snapshot import PROVIDERS, configuration, connection
 
@@ -39,10 +39,8 @@ def test_a_chain_of_its_own_goes_before_the_common_one() -> None:
     assert chain_of("x/y", {}) == ()
 
 
-def test_only_what_is_not_billed_and_can_be_cured_goes_on() -> None:
-    going = {kind for kind in FailureClass if goes_on(Failure(failure_class=kind, message=""))}
-    assert going == {"connect", "rate_limited", "overloaded", "quota", "credential", "provider_fault"}
-    assert not goes_on(None)
+def test_a_clients_fault_a_filter_and_the_calls_own_deadline_are_cured_by_nobody() -> None:
+    assert set(FailureClass) - CURABLE == {"client_fault", "content_filter", "deadline"}
 
 
 prices = st.builds(

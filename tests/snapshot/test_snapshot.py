@@ -110,4 +110,4 @@ def test_what_clients_ask_for_cannot_fill_the_memory() -> None:
     made = snapshot(connection())
     for number in range(MOST_NAMES + 5):
         made.deployment(f"lab/{number}", "org")
-    assert len(made._plans) <= MOST_NAMES
+    assert len(made._pools) <= MOST_NAMES

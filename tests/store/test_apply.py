@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.domain.catalogue import Capability, Params
 from shared.domain.limits import Mode, Period, Scope
+from shared.domain.upstream_limits import Queue, Quota, QuotaUnit, UpstreamLimits, Window
 from shared.providers import registry
 from shared.store import postgres, tenants
 from shared.store.apply import Changes, apply_document
@@ -70,11 +71,39 @@ async def test_everything_comes_back_as_it_was_written(pool: AsyncEngine) -> Non
 
 
 async def test_the_same_document_again_changes_nothing(pool: AsyncEngine) -> None:
-    document: dict[str, Any] = {"connections": [LAB | {"models": ["a"]}], "prices": {"lab/a": {"input": 1, "output": 2}}}
+    document: dict[str, Any] = {
+        "connections": [LAB | {"models": ["a"], "drop_params": ["top_k"]}],
+        "prices": {"lab/a": {"input": 1, "output": 2}},
+    }
     assert (await put(pool, **document)).changed
     before = await epoch(pool)
     again = await put(pool, **document)
     assert (again.lines, again.epoch, await epoch(pool)) == ([], None, before)
+
+
+async def test_limits_of_a_connection_are_kept_changed_and_taken_away(pool: AsyncEngine) -> None:
+    quotas = [{"usd": "2.5", "window": "day", "at_hour": 10}, {"tokens": 900, "window": "5h"}]
+    given = {"rpm": 60, "tpm": 1000, "burst_rpm": 5, "min_gap_ms": 20, "concurrent": 4, "queue": {"most": 7}, "quotas": quotas}
+    await put(pool, connections=[LAB | {"limits": given}])
+    expected = UpstreamLimits(
+        requests_per_minute=60,
+        tokens_per_minute=1000,
+        burst_requests=5,
+        min_gap_ms=20,
+        concurrent_requests=4,
+        queue=Queue(most=7),
+        quotas=(
+            Quota(unit=QuotaUnit.USD, limit=2_500_000_000, window=Window.DAY, at_hour=10),
+            Quota(unit=QuotaUnit.TOKENS, limit=900, window=Window.FIVE_HOURS),
+        ),
+    )
+    assert (await load(pool)).connections[0].limits == expected
+    assert not (await put(pool, connections=[LAB | {"limits": given}])).changed
+    changes = await put(pool, connections=[LAB | {"limits": {"rpm": 70}}])
+    assert changes.lines == ["~ connection lab (lab/…)"]
+    assert (await load(pool)).connections[0].limits == UpstreamLimits(requests_per_minute=70)
+    await put(pool, connections=[LAB])
+    assert (await load(pool)).connections[0].limits is None
 
 
 async def test_a_dry_run_says_what_it_would_do_and_does_nothing(pool: AsyncEngine) -> None:

@@ -96,3 +96,37 @@ def test_toml_is_read_as_well() -> None:
 def test_a_budget_that_is_none(value: str) -> None:
     with pytest.raises(ValueError, match="USD/period"):
         parse_budget(value)
+
+
+LIMITED = """\
+connections:
+  - name: lab
+    provider: custom
+    base_url: https://lab.example/v1
+    limits:
+      rpm: 60
+      {more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("burst_tpm: 5", "gateway.yaml:5 connections[0].limits: burst_tpm needs tpm"),
+        ("concurrent: 0", "gateway.yaml:7 connections[0].limits.concurrent: Input should be greater than 0"),
+        ("quotas: [{window: day}]", "gateway.yaml:7 connections[0].limits.quotas[0]: must name exactly one of requests"),
+        ("quotas: [{tokens: 5, usd: 1, window: day}]", "gateway.yaml:7 connections[0].limits.quotas[0]: must name exactly one"),
+        ("quotas: [{tokens: 5, window: 5h, at_hour: 3}]", "gateway.yaml:7 connections[0].limits.quotas[0]: a window of 5h is"),
+        ("quotas: [{tokens: 5, window: 6h}]", "gateway.yaml:7 connections[0].limits.quotas[0].window: Input should be '5h'"),
+        (
+            "quotas: [{tokens: 5, window: day}, {tokens: 6, window: day}]",
+            "gateway.yaml:5 connections[0].limits: quotas: two have",
+        ),
+        ("queue: {most: -1}", "gateway.yaml:7 connections[0].limits.queue.most: Input should be greater than or equal to 0"),
+        ("rps: 5", "gateway.yaml:7 connections[0].limits.rps: Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_limits_of_a_connection_are_told_by_line(more: str, said: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        parse(Path("gateway.yaml"), LIMITED.replace("{more}", more))
+    assert str(caught.value).startswith(said)

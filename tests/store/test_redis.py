@@ -17,7 +17,7 @@ import pytest
 
 from services.cli.engines import EmbeddedRedis, binary
 from shared.store.redis import Address, Lane, RedisUnavailable, bulk, client
-from tests.upstream.test_tls import Authority
+from tests.upstreams.authority import Authority
 
 DEADLINE_S = 0.15
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.catalogue import Connection, Deployment, Model, Provider, WireFormat
+from shared.domain.catalogue import Connection, Deployment, Model, Provider, Quirks, WireFormat
 from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import Usage
 from shared.wire.canonical import Stamp
 from shared.wire.codec import bridge
 from shared.wire.envelope import open_envelope
 from shared.wire.openai_chat import check_call
-from shared.wire.openrouter import Cost, Dressed, Face, encode_refusal
+from shared.wire.openrouter import Cost, Dressed, Face, encode_refusal, with_documents
 from tests.wire.test_every_codec import cut
 
 NUMBER = "018f4e6a-7b1c-7d2e-9f3a-4b5c6d7e8f90"
@@ -255,3 +255,28 @@ def test_errors_before_and_in_a_stream() -> None:
     told = {"code": 529, "message": "overloaded", "metadata": {"error_type": "provider_unavailable"}}
     assert event == chunk | {"error": told}
     assert tap.error is not None
+
+
+@pytest.mark.parametrize("takes_routing", [False, True])
+def test_openrouters_own_fields_go_to_openrouter_alone(takes_routing: bool) -> None:
+    lab = Provider(name="lab", title="Lab", prefix="lab", base_url=None, quirks=Quirks(takes_routing=takes_routing))
+    connection = Connection(connection_id="c", name="lab", provider="lab", prefix="lab", base_url="http://x")
+    to = Deployment(provider=lab, connection=connection, model=Model(model_id="m", max_output_tokens=100))
+    stamp = Stamp(event_id=NUMBER, created_s=1, model="lab/m", native_finish=True)
+    own = {"usage": {"include": True}, "transforms": ["middle-out"], "session_id": "s", "plugins": []}
+    plain = {"model": "lab/m", "messages": [{"role": "user", "content": "hi"}], "safe_prompt": True}
+    face = Face(wire_format=WireFormat.OPENAI_CHAT, event_id=NUMBER, provider="Lab", cost=cost)
+    for hub in (False, True):
+        envelope = open_envelope(orjson.dumps(plain | own))
+        made = Dressed(bridge(WireFormat.OPENAI_CHAT, to, stamp, hub=hub), face)
+        body, dropped = made.request_body(envelope, to, check_call(envelope), None)
+        sent = orjson.loads(body)
+        assert {name for name in own if name in sent} == (set(own) if takes_routing else set())
+        assert (sent["safe_prompt"], sent["model"]) == (True, "m")
+        assert dropped == ([] if takes_routing else ["transforms", "plugins"])
+
+
+def test_a_ranking_has_its_documents_again() -> None:
+    ranked = {"results": [{"index": 1, "relevance_score": 0.5}, {"index": 0, "document": {"text": "told"}}, {"index": 9}]}
+    made = with_documents(ranked, ["a", {"text": "b", "more": 1}])
+    assert [each["document"] for each in made["results"]] == [{"text": "b", "more": 1}, {"text": "told"}, {"text": ""}]

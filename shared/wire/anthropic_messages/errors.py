@@ -30,6 +30,7 @@ KINDS: dict[Reason, str] = {
     Reason.INVALID_KEY: "authentication_error",
     Reason.FORBIDDEN: "permission_error",
     Reason.UNKNOWN_MODEL: "not_found_error",
+    Reason.NO_DEPLOYMENT: "not_found_error",
     Reason.UNKNOWN_URL: "not_found_error",
     Reason.BODY_TOO_LARGE: "request_too_large",
     Reason.BUDGET_EXHAUSTED: "billing_error",

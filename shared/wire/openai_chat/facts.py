@@ -9,6 +9,8 @@ Refusals are OpenAI error objects, `{"error": {"message", "type", "param", "code
     invalid_key            authentication_error    invalid_api_key
     forbidden              permission_error        forbidden
     unknown_model          not_found_error         model_not_found
+    no_deployment          not_found_error         no_endpoints
+    unavailable            server_error            no_deployment_available
     unknown_url            not_found_error         unknown_url
     method_not_allowed     invalid_request_error   method_not_allowed
     unsupported_media_type invalid_request_error   unsupported_media_type
@@ -62,6 +64,8 @@ ERRORS: dict[Reason, tuple[str, str]] = {
     Reason.INVALID_KEY: ("authentication_error", "invalid_api_key"),
     Reason.FORBIDDEN: ("permission_error", "forbidden"),
     Reason.UNKNOWN_MODEL: ("not_found_error", "model_not_found"),
+    Reason.NO_DEPLOYMENT: ("not_found_error", "no_endpoints"),
+    Reason.UNAVAILABLE: ("server_error", "no_deployment_available"),
     Reason.UNKNOWN_URL: ("not_found_error", "unknown_url"),
     Reason.METHOD_NOT_ALLOWED: ("invalid_request_error", "method_not_allowed"),
     Reason.UNSUPPORTED_MEDIA_TYPE: ("invalid_request_error", "unsupported_media_type"),

@@ -1,0 +1,191 @@
+"""Strategy (pure): in which order the members of a set are tried. A new strategy is one function and one row of RULES.
+
+Every rule gets the same inputs and gives all members' positions, the one to try first in front, and the scores that it
+compared. What is drawn, is drawn from `chance`; what is counted, comes from `turn`. docs/routing.md says each rule in words.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from statistics import median
+
+import msgspec
+
+from shared.domain.catalogue import Deployment
+from shared.domain.load import IDLE, Figures
+from shared.domain.money import MTOK
+from shared.domain.policy import NO_NEEDS, Needs
+from shared.domain.routing import Choice, Strategy
+
+TYPICAL_OUTPUT_TOKENS = 512
+"""What a call is taken to answer with when it does not say how much it wants at most."""
+EXPLORED = 0.05
+"""The part of `fastest`'s calls that go to another one, so that its figures do not grow old."""
+
+UNKNOWN = float("inf")
+FOREVER_S = 1e9
+"""Longer than any clock of a node's runs: one call in flight more weighs more than any time since the last use."""
+
+Order = tuple[list[int], Mapping[int, float]]
+
+
+class Inputs(msgspec.Struct, frozen=True, kw_only=True):
+    """`chance` draws from [0, 1); `turn(name)` counts calls of a name; `quota_left` is a part from 0 to 1, None: unknown."""
+
+    figures: Mapping[str, Figures]
+    chance: Callable[[], float]
+    turn: Callable[[str], int]
+    needs: Needs = NO_NEEDS
+    quota_left: Callable[[Deployment], float | None] | None = None
+    most: int = 5
+    """How many will be tried: beyond them, order does not matter."""
+
+
+class Members(msgspec.Struct, frozen=True):
+    """What one choice is among: one deployment each, and its weight."""
+
+    name: str
+    deployments: Sequence[Deployment]
+    weights: Sequence[int]
+
+
+def arranged(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    if len(members.deployments) == 1:
+        return [0], {}
+    return RULES[choice.strategy](choice, members, inputs)
+
+
+def priority(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    return list(range(len(members.deployments))), {}
+
+
+def round_robin(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    many = len(members.deployments)
+    first = inputs.turn(members.name) // max(1, choice.sticky) % many
+    return [*range(first, many), *range(first)], {}
+
+
+def weighted(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    return _drawn(members.weights, inputs), {}
+
+
+def at_random(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    left, chance = list(range(len(members.deployments))), inputs.chance
+    order = [left.pop(int(chance() * len(left))) for _ in range(min(inputs.most, len(left)))]
+    return order + left, {}
+
+
+def least_used(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    figures = inputs.figures
+    seen = [figures.get(each.key, IDLE) for each in members.deployments]
+    ranks = [each.in_flight * FOREVER_S + each.last_use_s for each in seen]
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    return order, {at: float(seen[at].in_flight) for at in order[: inputs.most]}
+
+
+def power_of_two(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    deployments, chance = members.deployments, inputs.chance
+    left, scores = list(range(len(deployments))), dict[int, float]()
+    order: list[int] = []
+    unmeasured: float | None = None
+    while len(left) > 1 and len(order) < inputs.most:
+        one = int(chance() * len(left))
+        other = int(chance() * (len(left) - 1))
+        other += other >= one
+        for at in (one, other):
+            if left[at] not in scores:
+                figures = inputs.figures.get(deployments[left[at]].key, IDLE)
+                ttft_s = figures.ttft_s
+                if ttft_s is None:
+                    unmeasured = ttft_s = _median_ttft_s(members, inputs) if unmeasured is None else unmeasured
+                scores[left[at]] = ttft_s * (1 + figures.in_flight)
+        order.append(left.pop(one if scores[left[one]] <= scores[left[other]] else other))
+    return order + left, scores
+
+
+def cheapest(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    costs = expected_costs(members.deployments, inputs.needs)
+    order = sorted(range(len(costs)), key=costs.__getitem__)
+    return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
+
+
+def fastest(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    seen = [inputs.figures.get(each.key, IDLE).ttft_s for each in members.deployments]
+    if None in seen:
+        unmeasured = _median_ttft_s(members, inputs)
+        times = [unmeasured if ttft_s is None else ttft_s for ttft_s in seen]
+    else:
+        times = [ttft_s or 0.0 for ttft_s in seen]
+    order = sorted(range(len(times)), key=times.__getitem__)
+    drawn = inputs.chance()
+    if drawn < EXPLORED:
+        order.insert(0, order.pop(1 + int(drawn / EXPLORED * (len(order) - 1))))
+    return order, {at: times[at] for at in order[: inputs.most]}
+
+
+def quota_aware(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    asked = inputs.quota_left
+    if asked is None:
+        return at_random(choice, members, inputs)
+    parts = [1.0 if (part := asked(each)) is None else part for each in members.deployments]
+    order = _drawn(parts, inputs)
+    return order, {at: parts[at] for at in order[: inputs.most]}
+
+
+RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
+    Strategy.PRIORITY: priority,
+    Strategy.ROUND_ROBIN: round_robin,
+    Strategy.WEIGHTED: weighted,
+    Strategy.RANDOM: at_random,
+    Strategy.LEAST_USED: least_used,
+    Strategy.POWER_OF_TWO: power_of_two,
+    Strategy.CHEAPEST: cheapest,
+    Strategy.FASTEST: fastest,
+    Strategy.QUOTA_AWARE: quota_aware,
+}
+
+
+def expected_costs(deployments: Sequence[Deployment], needs: Needs) -> list[float]:
+    """What the call is likely to cost at each, in millionths of a nano-USD; infinite where the price is unknown."""
+    given = needs.input_tokens
+    made = TYPICAL_OUTPUT_TOKENS if needs.output_tokens is None else min(needs.output_tokens, TYPICAL_OUTPUT_TOKENS)
+    prices = [each.model.price for each in deployments]
+    return [
+        UNKNOWN
+        if price is None
+        else float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
+        for price in prices
+    ]
+
+
+def _median_ttft_s(members: Members, inputs: Inputs) -> float:
+    """What a deployment that was never measured is taken to need; without any measurement all are alike."""
+    figures = inputs.figures
+    known = [seen.ttft_s for each in members.deployments if (seen := figures.get(each.key)) is not None]
+    return median([ttft_s for ttft_s in known if ttft_s is not None] or [1.0])
+
+
+def _drawn(weights: Sequence[float] | Sequence[int], inputs: Inputs) -> list[int]:
+    """Draws without replacement, each in proportion to its weight; weight 0 comes after all others, then all are alike.
+
+    Whoever was drawn before is drawn past. Where that does not end soon, because one weight outweighs the rest, they are drawn
+    from what is left instead: the chances are the same.
+    """
+    most, chance = min(inputs.most, len(weights)), inputs.chance
+    marks = list(accumulate(weights))
+    order: list[int] = []
+    if marks[-1] > 0:
+        for _ in range(3 * most):
+            at = bisect_right(marks, chance() * marks[-1])
+            if at not in order:
+                order.append(at)
+                if len(order) == most:
+                    break
+    left = [at for at in range(len(weights)) if at not in order]
+    while len(order) < most and left:
+        marks = list(accumulate(weights[at] for at in left))
+        even = marks[-1] <= 0
+        order.append(left.pop(int(chance() * len(left)) if even else bisect_right(marks, chance() * marks[-1])))
+    return order + left

@@ -1,0 +1,90 @@
+"""What an operator may see and undo: the list of marks, and taking them away, by name or all, on every node at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.domain.health import Mark, MarkState
+from shared.routing.breaker import Clear
+from shared.store import tenants
+from shared.upstream.health.script import Call, Look, call_of, look_call, read_look, source
+
+CONNECTIONS = frozenset({MarkState.COOLING, MarkState.LOCKED})
+
+
+class Undo(StrEnum):
+    UNLOCK = "unlock"
+    """Connections: locks and cooldowns."""
+    RESET = "reset"
+    """Those, and breakers."""
+
+
+async def listed(redis: Redis) -> list[dict[str, Any]]:
+    """Every mark, the longest-standing first; see `row`."""
+    look = await _look(redis)
+    return [row(subject, mark, look.now_ms) for subject, mark in sorted(look.marks.items(), key=lambda at: at[1].since_ms)]
+
+
+def row(subject: str, mark: Mark, now_ms: int) -> dict[str, Any]:
+    """`id`, `name`, `connection`, `provider`, `state`, `reason`, `times`, `since` and `until` (UTC), `due`: whether a call may
+    try it again now."""
+    return {
+        "id": subject,
+        "name": name_of(mark),
+        "connection": mark.connection,
+        "provider": mark.provider,
+        "state": mark.state.value,
+        "reason": mark.reason(),
+        "times": mark.trips,
+        "since": _moment(mark.since_ms),
+        "until": _moment(mark.due_ms),
+        "due": mark.due_ms <= now_ms,
+    }
+
+
+def name_of(mark: Mark) -> str:
+    """`prefix/model-id` of a deployment, a connection's name."""
+    return mark.model or mark.connection
+
+
+async def undo(redis: Redis, pool: AsyncEngine, what: Undo, name: str | None, *, by: str) -> list[str]:
+    """Take away what is on `name` (None: on everything): a connection's name or id, with `reset` its deployments too; or a
+    deployment's `prefix/model-id` or id. The names of what was freed; written to the audit log, or nothing is done."""
+    look = await _look(redis)
+    found = {subject: mark for subject, mark in look.marks.items() if _meant(subject, mark, what, name)}
+    if not found:
+        return []
+    async with pool.begin() as connection:
+        for mark in found.values():
+            kind = "deployment" if mark.model else "connection"
+            await tenants.audit(
+                connection, what.value, f"{kind} {name_of(mark)}", by=by, of=mark.connection, state=mark.state.value,
+                reason=mark.reason(),
+            )  # fmt: skip
+        await _eval(redis, call_of(Clear(subjects=tuple(found))))
+    return [name_of(mark) for mark in found.values()]
+
+
+def _meant(subject: str, mark: Mark, what: Undo, name: str | None) -> bool:
+    if what is Undo.UNLOCK and mark.state not in CONNECTIONS:
+        return False
+    return name is None or name in (subject, subject.partition("/")[0], mark.connection, mark.model)
+
+
+async def _look(redis: Redis) -> Look:
+    return read_look(await _eval(redis, look_call()))
+
+
+async def _eval(redis: Redis, call: Call) -> list[Any]:
+    called_keys, arguments = call
+    reply: list[Any] = await redis.eval(source(), len(called_keys), *called_keys, *arguments)  # type: ignore[misc, arg-type]
+    return reply
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC).isoformat(timespec="milliseconds")

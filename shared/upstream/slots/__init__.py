@@ -1,0 +1,1 @@
+"""Slots: what a connection's provider allows, kept by all nodes together, and a fair queue in front of it."""
