@@ -71,6 +71,13 @@ class Settings:
                 values[entry.name] = _parse(name, raw, str(entry.type))
         return Settings(**values)  # type: ignore[arg-type]
 
+    @property
+    def url(self) -> str:
+        """Where the ingress answers, as seen from this machine."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        host = everywhere.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
     def secret(self) -> str:
         """The installation's secret, from the variable or the file. Raises SettingsError when there is none."""
         if self.secret_key and self.secret_key_file:

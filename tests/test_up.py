@@ -173,6 +173,38 @@ def test_a_killed_up_takes_everything_with_it_and_the_next_has_the_same_data(dat
     assert started_for(data_dir) == []
 
 
+def test_a_second_node_serves_on_after_up_was_stopped_and_started(data_dir: Path) -> None:
+    port, second_port = free_port(), free_port()
+    process, lines, _ = start(data_dir, port)
+    key = re.search(r"wsk_\w+", "".join(lines))
+    assert key is not None
+    before = json.loads((data_dir / "run/engines.json").read_text())
+    second = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "ingress", "--port", str(second_port), "--json"],
+        env=environment(data_dir), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        try:
+            assert second.stdout is not None
+            told = json.loads(second.stdout.readline())
+            assert (told["url"], told["pid"]) == (f"http://127.0.0.1:{second_port}", second.pid)
+        finally:
+            stop(process)
+        process, _, _ = start(data_dir, port)
+        try:
+            after = json.loads((data_dir / "run/engines.json").read_text())
+            assert {name: after[name] for name in before if name != "pid"} == {k: v for k, v in before.items() if k != "pid"}
+            with openai.OpenAI(base_url=f"{told['url']}/v1", api_key=key[0], max_retries=5) as sdk:
+                assert sdk.chat.completions.create(model="demo/chat", messages=[{"role": "user", "content": "Hi"}]).choices
+        finally:
+            stop(process)
+    finally:
+        second.terminate()
+        second.wait(30)
+        assert second.stdout is not None
+        second.stdout.close()
+
+
 def test_a_taken_port_is_one_clear_line(data_dir: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -17,13 +17,13 @@ from services.cli.limits import limits
 from services.cli.matrix import matrix
 from services.cli.proxy import proxy
 from services.cli.request import request
-from services.cli.say import guarded, json_option, settings_here
+from services.cli.say import Commands, guarded, json_option, settings_here
 from services.cli.up import up
 from services.simulator.__main__ import DEFAULT_PORT as DEFAULT_SIMULATOR_PORT
 from shared.settings import DEFAULT_PORT, Settings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="waystation")
 def main() -> None:
     """Waystation: one URL and one key in front of every LLM provider."""
@@ -37,7 +37,7 @@ def main() -> None:
 def ingress(host: str | None, port: int | None, as_json: bool) -> None:
     """Run one ingress node."""
     settings = settings_here()
-    _become("services.ingress", replace(settings, host=host or settings.host, port=port or settings.port))
+    _become("services.ingress", replace(settings, host=host or settings.host, port=port or settings.port), as_json)
 
 
 @main.command()
@@ -45,7 +45,7 @@ def ingress(host: str | None, port: int | None, as_json: bool) -> None:
 @guarded
 def worker(as_json: bool) -> None:
     """Run one worker."""
-    _become("services.worker", settings_here())
+    _become("services.worker", settings_here(), as_json)
 
 
 @main.command()
@@ -57,13 +57,13 @@ def simulator(host: str, port: int, as_json: bool) -> None:
     """Run the simulator, a provider in every wire format, with faults on demand."""
     from services.simulator.__main__ import run
 
-    uvloop.run(run(host=host, port=port))
+    uvloop.run(run(host=host, port=port, as_json=as_json))
 
 
-def _become(module: str, settings: Settings) -> NoReturn:
+def _become(module: str, settings: Settings, as_json: bool) -> NoReturn:
     """Replace this process by the host's, with the settings in its environment."""
     environment = os.environ | environment_of(settings)
-    os.execve(sys.executable, [sys.executable, "-m", module], environment)
+    os.execve(sys.executable, [sys.executable, "-m", module, *(["--json"] if as_json else [])], environment)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

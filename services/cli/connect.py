@@ -181,7 +181,7 @@ def connect(tool: str, url: str, gateway_key: str, model: str, write: bool, home
     path = None if advice.path is None else home / advice.path
     if write and path is not None:
         if path.exists():
-            fail(f"waystation: {path} exists and is left as it is; `waystation connect {tool}` shows what to put into it")
+            fail(f"{path} exists and is left as it is; `waystation connect {tool}` shows what to put into it")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(advice.text)

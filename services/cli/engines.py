@@ -41,6 +41,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def kept_port(kept: Path) -> int:
+    """The port that was used last time, so that who knows the address finds it there again; at first a free one."""
+    try:
+        port = int(kept.read_text())
+    except (FileNotFoundError, ValueError):
+        return free_port()
+    return port if 0 < port < 65536 else free_port()
+
+
+def keep_port(kept: Path, port: int) -> None:
+    kept.write_text(f"{port}\n")
+
+
+def unusable(host: str, port: int) -> str | None:
+    """Why nothing can listen there; None when it can."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror
+    return None
+
+
 def dies_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     """For a child to run before exec: Linux sends it `number` when this process ends, however it ends."""
     if sys.platform != "linux":
@@ -70,7 +94,8 @@ class Engine(ABC):
 
     def __init__(self, directory: Path, *, port: int | None = None, durable: bool = True) -> None:
         self.directory = directory.absolute()  # the servers do not run where we do
-        self.port = port or free_port()
+        self._kept_port = self.directory / "port"
+        self.port = port or kept_port(self._kept_port)
         self._may_move = port is None
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,8 +124,9 @@ class Engine(ABC):
             except PortTaken:
                 if not left or not self._may_move:
                     raise
-                self.port = free_port()  # somebody took it after we had found it free
+                self.port = free_port()  # somebody has it by now
             else:
+                keep_port(self._kept_port, self.port)
                 self._may_move = False  # whoever was told the address finds it there again
                 return
 

@@ -8,50 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import click
-from sqlalchemy import text
 
-from services.cli.manage import database
 from services.cli.say import answer, fail, guarded, json_option, settings_here, wait_for
-from services.ingress.node import built_in
-from shared.clock import Clock, SystemClock
-from shared.domain.catalogue import Deployment, WireFormat
-from shared.domain.refusal import Refused
-from shared.domain.tenancy import Principal
-from shared.flow import explain as explaining
-from shared.providers import registry
-from shared.routing.eligible import Health
-from shared.settings import Settings
-from shared.snapshot.snapshot import KeyEntry, Snapshot, build
-from shared.store import configuration
-from shared.upstream.load import Load
-from shared.wire.codec import FORMATS
+from shared.domain.catalogue import WireFormat
 
-
-@dataclass
-class Unseen:
-    """A node that has not seen a call."""
-
-    load: Load = field(default_factory=Load)
-    health: Health | None = None
-    quota_left: Callable[[Deployment], float | None] | None = None
-    clock: Clock = field(default_factory=SystemClock)
+FORMATS = ("openai-chat", "openai-responses", "anthropic-messages", "gemini", "cohere")
 
 
 @click.command()
 @click.option("--key", "key_id", help="The key whose call it is, by its id.")
-@click.option("--team", help="A team (`name` or `organisation/name`) instead of a key.", default="default", show_default=True)
+@click.option("--team", help="A team (`name` or `organisation/name`) instead of a key; without either, `default`.")
 @click.option(
     "-f", "--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The request's body (JSON)."
 )
 @click.option("--model", help="A model's or route's name, instead of a body.")
-@click.option("--format", "wire_format", type=click.Choice([each.value for each in FORMATS]), default="openai-chat",
+@click.option("--format", "wire_format", type=click.Choice(FORMATS), default="openai-chat",
               show_default=True, help="The wire format of the body.")  # fmt: skip
 @click.option("--operation", default="chat", show_default=True, help="chat, completions, embeddings, rerank, …")
 @click.option("--at", help="URL of a node to ask, with the key in WAYSTATION_KEY.")
@@ -59,7 +34,7 @@ class Unseen:
 @guarded
 def explain(
     key_id: str | None,
-    team: str,
+    team: str | None,
     path: Path | None,
     model: str | None,
     wire_format: str,
@@ -69,17 +44,23 @@ def explain(
 ) -> None:
     """Show where a call would go, in order, and why nowhere else."""
     if (path is None) == (model is None):
-        fail("waystation: say either -f body.json or --model NAME")
+        fail("say either -f body.json or --model NAME")
+    if team is not None and (key_id is not None or at is not None):
+        fail("--team goes with neither --key nor --at")
     body = path.read_bytes() if path is not None else json.dumps({"model": model}).encode()
     if at is not None:
         query = {"format": wire_format, "operation": operation} | ({"key_id": key_id} if key_id is not None else {})
         found = wait_for(asked(at, query, body))
     else:
-        found = wait_for(here(settings_here(), key_id, team, body, WireFormat(wire_format), operation))
+        from services.cli.explained import here  # half of the gateway: nothing that other commands should wait for
+
+        found = wait_for(here(settings_here(), key_id, team or "default", body, WireFormat(wire_format), operation))
     answer(found, "\n".join(lines(found)), as_json=as_json)
 
 
 async def asked(url: str, query: dict[str, str], body: bytes) -> Any:
+    import aiohttp
+
     headers = {"Authorization": f"Bearer {os.environ.get('WAYSTATION_KEY', '')}", "Content-Type": "application/json"}
     try:
         async with (
@@ -88,42 +69,10 @@ async def asked(url: str, query: dict[str, str], body: bytes) -> Any:
         ):
             found = await reply.json()
             if reply.status != 200:
-                fail(f"waystation: {found['error']['message']}")
+                fail(f"{found['error']['message']}")
             return found
     except aiohttp.ClientError as error:
-        fail(f"waystation: {url} cannot be asked: {error}")
-
-
-async def here(
-    settings: Settings, key_id: str | None, team: str, body: bytes, wire_format: WireFormat, operation: str
-) -> dict[str, Any]:
-    async with database(settings) as pool:
-        snapshot = build(await configuration.load(pool), registry.load(), built_in(settings))
-        if key_id is not None:
-            entry = key_of(snapshot, key_id)
-        else:
-            organisation, _, name = team.rpartition("/")
-            query = text(
-                "SELECT t.id, t.organisation_id FROM teams t JOIN organisations o ON o.id = t.organisation_id "
-                "WHERE t.name = :team AND o.name = :organisation"
-            )
-            async with pool.connect() as db:
-                row = (await db.execute(query, {"team": name, "organisation": organisation or "default"})).first()
-            if row is None:
-                fail(f"waystation: there is no team {team!r}")
-            entry = snapshot.anonymous(Principal(organisation_id=row.organisation_id, team_id=row.id, key_id=""))
-    try:
-        return explaining.explain(Unseen(), snapshot, entry, body, wire_format=wire_format, operation=operation)
-    except Refused as refused:
-        fail(f"waystation: {refused.refusal.message}")
-
-
-def key_of(snapshot: Snapshot, key_id: str) -> KeyEntry:
-    public = next((public for public, row in snapshot.key_rows.items() if row.key_id == key_id), None)
-    entry = None if public is None else snapshot.key(public)
-    if entry is None:
-        fail(f"waystation: there is no key {key_id!r}; `waystation key list` shows them")
-    return entry
+        fail(f"{url} cannot be asked: {error}")
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -68,13 +67,13 @@ def _undo(what: Undo, name: str | None, everything: bool, *, as_json: bool) -> N
         pool = postgres.engine(settings.database_url, pool_size=1)
         try:
             async with redis_of(settings) as redis:
-                return await undo(redis, pool, what, name, by=f"cli {getpass.getuser()}")
+                return await undo(redis, pool, what, name, by="cli")
         finally:
             await pool.dispose()
 
     freed = wait_for(work())
     if not freed and name is not None:
-        fail(f"waystation: nothing is {PAST[what]} at {name!r}; `waystation health` shows what is")
+        fail(f"nothing is {PAST[what]} at {name!r}; `waystation health` shows what is")
     told = "\n".join(f"{DONE[what]} {each}" for each in freed) or f"nothing to {what}"
     answer({DONE[what]: freed}, told, as_json=as_json)
 

@@ -13,7 +13,7 @@ import msgspec
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cli.say import answer, fail, guarded, json_option, settings_here, table, wait_for
+from services.cli.say import answer, credentials, fail, guarded, json_option, settings_here, table, wait_for
 from shared.domain.money import nano_to_usd
 from shared.domain.policy import KeyPolicy
 from shared.providers import registry
@@ -65,7 +65,7 @@ def policy_of(given: dict[str, Any]) -> KeyPolicy:
     try:
         ceiling = (None, None) if given["max_price"] is None else parse_ceiling(given["max_price"])
     except ValueError as error:
-        fail(f"waystation: --max-price {error}")
+        fail(f"--max-price {error}")
 
     def several(name: str) -> tuple[str, ...]:
         return tuple(part.strip() for value in given[name] for part in value.split(",") if part.strip())
@@ -119,7 +119,7 @@ def create_key(
     try:
         budget = None if budget_usd is None else parse_budget(budget_usd)
     except ValueError as error:
-        fail(f"waystation: --budget-usd {error}")
+        fail(f"--budget-usd {error}")
     expires_at = None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days)
 
     async def work() -> tenants.CreatedKey:
@@ -164,7 +164,7 @@ def revoke_key(key_id: str, as_json: bool) -> None:
             return await tenants.revoke_key(pool, key_id)
 
     if not wait_for(work()):
-        fail(f"waystation: there is no key {key_id!r} that could be revoked; `waystation key list` shows them")
+        fail(f"there is no key {key_id!r} that could be revoked; `waystation key list` shows them")
     answer({"id": key_id, "revoked": True}, f"{key_id} is revoked", as_json=as_json)
 
 
@@ -182,7 +182,7 @@ def put_policy(key_id: str, as_json: bool, **given: Any) -> None:
             return await routes.put_policy(pool, key_id, policy)
 
     if not wait_for(work()):
-        fail(f"waystation: there is no key {key_id!r}; `waystation key list` shows them")
+        fail(f"there is no key {key_id!r}; `waystation key list` shows them")
     answer(
         {"id": key_id, "policy": msgspec.to_builtins(policy)}, f"{key_id} may use: {routes.described(policy)}", as_json=as_json
     )
@@ -219,7 +219,7 @@ def _apply(path: Path, *, dry_run: bool) -> Changes:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        fail(f"waystation: {path.name} is not UTF-8 text")
+        fail(f"{path.name} is not UTF-8 text")
     document = parse(path, text)
     vault, providers = Vault.from_secret(settings.secret()), registry.load()
 
@@ -257,13 +257,28 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 @click.command()
+@click.option("--first-key", is_flag=True, help="Make the first organisation, team, admin and key, if there is none yet.")
 @json_option
 @guarded
-def migrate(as_json: bool) -> None:
+def migrate(first_key: bool, as_json: bool) -> None:
     """Bring the database's schema to this version."""
     settings = settings_here()
-    wait_for(postgres.migrate(settings.database_url))
-    answer({"migrated": True}, "the schema is up to date", as_json=as_json)
+
+    async def work() -> tenants.Bootstrapped | None:
+        vault = Vault.from_secret(settings.secret()) if first_key else None  # before anything is changed
+        await postgres.migrate(settings.database_url)
+        if vault is None:
+            return None
+        async with database(settings) as pool:
+            return await tenants.bootstrap(pool, vault)
+
+    made: tenants.Bootstrapped | None = wait_for(work())
+    text = ["the schema is up to date"]
+    if made is not None:
+        text += credentials(made)
+    elif first_key:
+        text.append("there is an organisation already: `waystation key create` makes another key")
+    answer({"migrated": True} | ({} if made is None else made.shown), "\n".join(text), as_json=as_json)
 
 
 @click.command()

@@ -32,7 +32,7 @@ def matrix(url: str, gateway_key: str, clients: tuple[str, ...], providers: tupl
     try:
         cells = asyncio.run(run(base, gateway_key, clients=clients, providers=providers))
     except aiohttp.ClientConnectionError as error:
-        fail(f"waystation: {base} cannot be reached: {error}")
+        fail(f"{base} cannot be reached: {error}")
     answer({"cells": [asdict(cell) for cell in cells]}, "\n".join(lines(cells)), as_json=as_json)
     if any(cell.outcome is Outcome.WRONG for cell in cells):
         sys.exit(1)

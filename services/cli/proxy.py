@@ -138,7 +138,7 @@ def test_proxy(
     here = _installation()
     wanted = list(_wanted(here, provider, connection, key, route, url, just_one=name is not None))
     if not wanted:
-        fail("waystation: there is no connection to try; give --url")
+        fail("there is no connection to try; give --url")
 
     async def work() -> list[dict[str, Any]]:
         session = Session()

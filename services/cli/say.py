@@ -20,7 +20,7 @@ from shared.providers.registry import CatalogueError
 from shared.settings import Settings, SettingsError
 from shared.store.document import DocumentError
 from shared.store.secrets import SecretError
-from shared.store.tenants import TenantError
+from shared.store.tenants import Bootstrapped, TenantError
 from shared.telemetry.log import redact
 
 P = ParamSpec("P")
@@ -31,12 +31,44 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Answer with 
 
 
 def fail(message: str) -> NoReturn:
-    click.echo(redact(message), err=True)
+    """One line on stderr, or with `--json` an object: `{"error": …}`."""
+    context = click.get_current_context(silent=True)
+    as_json = context is not None and context.params.get("as_json")
+    say_error(message, as_json=bool(as_json))
     sys.exit(1)
+
+
+def say_error(message: str, *, as_json: bool) -> None:
+    message = redact(message)
+    click.echo(json.dumps({"error": message}) if as_json else f"waystation: {message}", err=True)
+
+
+class Commands(click.Group):
+    """The command table. With `--json` even a command that cannot be understood is answered in JSON."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        if "--json" not in given:
+            return super().main(args, *rest, **more)
+        try:
+            code = super().main(args, *rest, **(more | {"standalone_mode": False}))
+        except click.ClickException as error:
+            say_error(error.format_message(), as_json=True)
+            sys.exit(error.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def answer(value: Any, text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(value, default=str) if as_json else text)
+
+
+def credentials(first: Bootstrapped) -> list[str]:
+    """For people, of a new installation."""
+    return [
+        f"  admin    {first.admin} / {first.admin_password}",
+        f"  key      {first.key}",
+        "           (shown this once)",
+    ]
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
@@ -62,18 +94,18 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except EXPECTED as error:
-            fail(f"waystation: {error}")
+            fail(f"{error}")
         except RedisError as error:
-            fail(f"waystation: Redis: {error}")
+            fail(f"Redis: {error}")
         except SQLAlchemyError as error:
-            fail(f"waystation: Postgres: {reason(error)}")
+            fail(f"Postgres: {reason(error)}")
         except TimeoutError:
-            fail("waystation: Postgres or Redis did not answer in time")
+            fail("Postgres or Redis did not answer in time")
         except (ConnectionError, socket.gaierror) as error:
-            fail(f"waystation: Postgres cannot be reached (DATABASE_URL): {error.strerror or error}")
+            fail(f"Postgres cannot be reached (DATABASE_URL): {error.strerror or error}")
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            fail(f"waystation: {where}{error.strerror or error}")
+            fail(f"{where}{error.strerror or error}")
 
     return run
 

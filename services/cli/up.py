@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from types import FrameType
 import click
 
 from services.cli.children import STOP_S, Child, Program, Server
-from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, free_port
+from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, free_port, keep_port, kept_port, unusable
 from services.cli.locate import engines_file, secret_file, write
-from services.cli.say import guarded, json_option
+from services.cli.say import credentials, guarded, json_option
 from shared.settings import DEFAULT_PORT, Settings, SettingsError
 from shared.store import postgres, tenants
 from shared.store.redis import client
@@ -62,7 +61,7 @@ def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> Non
                 wait_ready(settings, programs)
             except BaseException:
                 if first is not None:  # they exist by now, and there is no second time
-                    click.echo("\n".join(credentials(first)), err=True)
+                    click.echo(json.dumps(first.shown) if as_json else "\n".join(credentials(first)), err=True)
                 raise
             tell(settings, first, as_json=as_json)
             while True:
@@ -70,7 +69,7 @@ def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> Non
                 for child in (*servers, *programs):
                     line = child.tend(time.monotonic())
                     if line is not None:
-                        click.echo(line, err=True)
+                        click.echo(json.dumps({"message": line}) if as_json else line, err=True)
     except Stopped:
         if not as_json:
             click.echo("\nstopped")
@@ -100,14 +99,9 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 
 def require_free(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(
-                f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
-            ) from None
+    why = unusable(host, port)
+    if why is not None:
+        raise SettingsError(f"port {port} on {host} cannot be used ({why}): choose another with --port")
 
 
 def with_secret(settings: Settings) -> Settings:
@@ -163,7 +157,11 @@ async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
 @contextmanager
 def running(settings: Settings) -> Iterator[list[Program]]:
     """Simulator, ingress and worker, told where everything is; so are other commands, while this runs."""
-    simulator_port = free_port()
+    kept = settings.data_dir / "simulator-port"
+    simulator_port = kept_port(kept)
+    if unusable("127.0.0.1", simulator_port):
+        simulator_port = free_port()
+    keep_port(kept, simulator_port)
     settings = replace(settings, simulator_url=f"http://127.0.0.1:{simulator_port}/v1")
     write(
         settings.data_dir,
@@ -171,7 +169,7 @@ def running(settings: Settings) -> Iterator[list[Program]]:
             "database_url": settings.database_url,
             "redis_url": settings.redis_url,
             "simulator_url": settings.simulator_url,
-            "url": url_of(settings),
+            "url": settings.url,
         },
     )
     environment = {
@@ -211,34 +209,19 @@ def wait_ready(settings: Settings, children: list[Program]) -> None:
             if child.end() is not None:
                 raise EngineError(f"{child.module} did not start: {child.last_line()}")
         try:
-            with direct.open(f"{url_of(settings)}/readyz", timeout=1):
+            with direct.open(f"{settings.url}/readyz", timeout=1):
                 return
         except OSError:
             time.sleep(0.05)
     raise EngineError(f"the ingress was not ready within {READY_S:.0f} s; its log is in {settings.data_dir / 'logs'}")
 
 
-def url_of(settings: Settings) -> str:
-    """Where the ingress answers, as seen from this machine."""
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-    host = everywhere.get(settings.host, settings.host)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
-def credentials(first: tenants.Bootstrapped) -> list[str]:
-    return [
-        f"  admin    {first.admin} / {first.admin_password}",
-        f"  key      {first.key}",
-        "           (shown this once)",
-    ]
-
-
 def tell(settings: Settings, first: tenants.Bootstrapped | None, *, as_json: bool) -> None:
     """URL, and on the first start the key and the admin's password: they are shown this once."""
-    url = url_of(settings)
+    url = settings.url
     if as_json:
-        made = None if first is None else {"key": first.key, "admin": first.admin, "admin_password": first.admin_password}
-        click.echo(json.dumps({"url": url, "data_dir": str(settings.data_dir)} | (made or {})))
+        said = {"url": url, "data_dir": str(settings.data_dir), "pid": os.getpid()}
+        click.echo(json.dumps(said | ({} if first is None else first.shown)))
         return
     lines = ["", f"  Waystation is up at {url}/v1", f"  data     {settings.data_dir}"]
     if first is not None:

@@ -18,6 +18,7 @@ from shared.domain.refusal import Reason, Refusal
 from shared.settings import Settings, SettingsError
 from shared.store.secrets import SecretError
 from shared.telemetry import log as logs
+from shared.telemetry.start import cannot_start, told, wants_json
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ FAREWELL = Refusal(
 )
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, *, as_json: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises OSError when the port is taken."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -42,6 +43,7 @@ async def run(settings: Settings) -> None:
         listener = Listener(dispatcher(node), header_timeout_s=settings.header_timeout_s)
         server = await loop.create_server(listener, settings.host, settings.port, backlog=BACKLOG)
         log.info("listening on %s port %d", settings.host, settings.port)
+        told(as_json, url=settings.url, node=node.gateway.node)
         await stopping.wait()
         await drain(node, listener, server)
 
@@ -65,19 +67,21 @@ async def drain(node: Node, listener: Listener, server: asyncio.Server) -> None:
 
 
 def main() -> None:
+    as_json = False
     try:
+        as_json = wants_json(sys.argv[1:])
         settings = Settings.from_environment()
         if not settings.database_url or not settings.redis_url:
             raise SettingsError("DATABASE_URL and REDIS_URL must be set")
         logs.configure(settings.log_level)
-        uvloop.run(run(settings))
+        uvloop.run(run(settings, as_json=as_json))
     except (SettingsError, SecretError, ValueError) as error:
-        sys.exit(f"ingress: {error}")
+        cannot_start("ingress", str(error), as_json)
     except SQLAlchemyError as error:
         said = str(error.__cause__ or error).splitlines()[0]
-        sys.exit(f"ingress: Postgres: {said} (is the schema there? `waystation migrate` brings it)")
+        cannot_start("ingress", f"Postgres: {said} (is the schema there? `waystation migrate` brings it)", as_json)
     except OSError as error:
-        sys.exit(f"ingress: {error.strerror or error}")
+        cannot_start("ingress", error.strerror or str(error), as_json)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Amounts are USD as JSON numbers, because that is the format; the ledger that the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -29,12 +30,13 @@ async def key(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The key's own spending, and its own hard budget, the one with the least left. Raises Refused."""
     entry = caller(request, node)
     now = _now(node)
-    spent = {period: await _spent(node, Scope.KEY, entry.principal.key_id, period, now) for period in Period}
-    budgets = [
-        _told_budget(budget, await _spent(node, budget.scope, budget.scope_id, budget.period, now), now)
-        for budget in entry.budgets
-        if budget.hard
-    ]
+    hard = [budget for budget in entry.budgets if budget.hard]
+    spells = [_spell(Scope.KEY, entry.principal.key_id, period, now) for period in Period]
+    spells += [_spell(budget.scope, budget.scope_id, budget.period, now) for budget in hard]
+    amounts = await _spent(node, spells)
+    spent = dict(zip(Period, amounts, strict=False))
+    layers = zip(hard, amounts[len(spent) :], strict=True)
+    budgets = [_told_budget(budget, amount, now) for budget, amount in layers]
     own = [budget for budget in entry.budgets if budget.scope is Scope.KEY and budget.hard]
     limit = min(own, key=lambda budget: budget.limit_nano_usd - spent[budget.period], default=None)
     usage = {f"usage_{name}": spent[period] / NANO for period, name in NAMES.items()}
@@ -91,12 +93,11 @@ async def credits(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     total is then the largest budget there is, since the format wants a number. Raises Refused."""
     entry = caller(request, node)
     now = _now(node)
-    used = await _spent(node, Scope.KEY, entry.principal.key_id, Period.TOTAL, now)
-    left = [
-        budget.limit_nano_usd - await _spent(node, budget.scope, budget.scope_id, budget.period, now)
-        for budget in entry.budgets
-        if budget.hard
-    ]
+    hard = [budget for budget in entry.budgets if budget.hard]
+    own = _spell(Scope.KEY, entry.principal.key_id, Period.TOTAL, now)
+    spells = [_spell(budget.scope, budget.scope_id, budget.period, now) for budget in hard]
+    used, *spent = await _spent(node, [own, *spells])
+    left = [budget.limit_nano_usd - amount for budget, amount in zip(hard, spent, strict=True)]
     total = (used + max(0, min(left))) / NANO if left else int(MAX_USD)
     return json({"data": {"total_credits": total, "total_usage": used / NANO}})
 
@@ -158,10 +159,13 @@ def _now(node: Node) -> datetime:
     return datetime.fromtimestamp(node.gateway.clock.now_s(), UTC)
 
 
-async def _spent(node: Node, scope: Scope, scope_id: str, period: Period, now: datetime) -> int:
-    budget = Budget(budget_id="", scope=scope, scope_id=scope_id, period=period, limit_nano_usd=0, hard=False)
-    spent, _ = await ledger.PostgresSpent(node.pool).spent(budget, period_start(period, now), None, ())
-    return spent
+def _spell(scope: Scope, scope_id: str, period: Period, now: datetime) -> ledger.Spell:
+    return ledger.Spell(scope, scope_id, period_start(period, now))
+
+
+async def _spent(node: Node, spells: Sequence[ledger.Spell]) -> list[int]:
+    async with node.pool.connect() as connection:
+        return await ledger.spent(connection, spells)
 
 
 def _iso(at_s: float | None) -> str | None:

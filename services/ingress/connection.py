@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp import StreamReader, web
+from aiohttp.http import StreamWriter
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import ERROR, PayloadAccessError, _ErrInfo
 
+from services.ingress.answer import Answer
 from services.ingress.refusals import raw_refusal, refusal_response
 from shared.domain.refusal import Reason, Refusal, refuse
 
 KEEPALIVE_S = 75.0
 HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 
+PAYLOAD_IS_OVER = PayloadAccessError()
 MOST_HOSTS = 1_000
 _GOOD_HOSTS: set[str] = set()
 
@@ -54,6 +59,85 @@ class Connection(web.RequestHandler):
                 self._disarm()
         elif self._head_deadline is None:
             self._arm()
+
+    async def start(self) -> None:
+        """One request after another, each in this connection's own task.
+
+        aiohttp gives every request a task of its own, for the sake of context variables, which nothing here sets: that is two
+        more turns of the event loop and a task for each call. The rest is as there, but for what is not used here.
+        """
+        loop, manager = self._loop, self._manager
+        assert manager is not None
+        while not self._force_close:
+            if not self._messages:
+                try:
+                    self._waiter = loop.create_future()
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            handler = manager.request_handler
+            if isinstance(message, _ErrInfo):
+                handler, message = self._make_error_handler(message), ERROR
+            writer = StreamWriter(self, loop)
+            request = web.BaseRequest(message, payload, self, writer, self._task_handler, loop)  # type: ignore[arg-type]
+            try:
+                response, gone = await self._handle_request(request, None, handler)
+                if gone:
+                    break
+                self._keepalive = bool(response.keep_alive)
+                if not payload.is_eof():
+                    await self._linger(payload)
+                payload.set_exception(PAYLOAD_IS_OVER)
+            except ConnectionError:
+                break
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            except Exception:
+                self.logger.exception("unexpected error on a connection")
+                self.force_close()
+            finally:
+                request._task = None  # type: ignore[assignment]  # a cycle
+            if not self._keepalive or self._close or self._force_close:
+                break
+            self._next_keepalive_close_time = loop.time() + KEEPALIVE_S
+            if self._keepalive_handle is None:
+                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """The answer, and whether the client is gone. A call's answer needs nothing of what aiohttp does for its own."""
+        if not isinstance(resp, Answer) or self._upgraded:
+            return await super().finish_response(request, resp, start_time)
+        try:
+            await resp.finish()
+        except ConnectionError:
+            return resp, True
+        return resp, False
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for this whenever a body was read. Where nothing is paused there is nothing to parse again either."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Read what is left of a body that nobody wanted, for a while: a client that still sends would not see the answer."""
+        with suppress(TimeoutError, web.RequestPayloadError, HttpProcessingError):
+            async with asyncio.timeout(self._lingering_time):
+                while not payload.is_eof() and not self._force_close:
+                    await payload.readany()
+        if not payload.is_eof() and not self._force_close:
+            self.close()
 
     def handle_error(
         self,

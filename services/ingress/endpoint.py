@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from services.ingress.answer import WholeAnswer
+from services.ingress.answer import Answer, StreamAnswer, WholeAnswer
 from services.ingress.live import LiveStreams
 from services.ingress.refusals import refusal_response
 from shared.domain.catalogue import WireFormat
@@ -146,7 +147,7 @@ class HttpSink:
         self._request = request
         self._wire_format = wire_format
         self._streams = streams
-        self._response: web.StreamResponse | None = None
+        self._response: Answer | None = None
         self._loop = request._loop  # the public property warns on every read
         self.blocked_since_s: float | None = None
         self.last_write_s = 0.0
@@ -156,20 +157,15 @@ class HttpSink:
         return self._response is not None and self._response.prepared
 
     def reply(self, headers: dict[str, str], body: bytes) -> None:
-        self._response = WholeAnswer(self._request, headers, body)  # type: ignore[assignment]
+        self._response = WholeAnswer(self._request, headers, body)
 
     async def start(self, headers: dict[str, str]) -> None:
-        response = web.StreamResponse(status=200, headers=headers)
-        response.enable_chunked_encoding()
-        if self._streams.draining:
-            response.force_close()
-        self._response = response
-        await response.prepare(self._request)
+        self._response = StreamAnswer(self._request, headers, close=self._streams.draining)
         self.last_write_s = self._loop.time()
         self._streams.remember(self)
 
     async def write(self, chunk: bytes) -> None:
-        assert self._response is not None
+        assert isinstance(self._response, StreamAnswer)
         self.blocked_since_s = self.last_write_s = self._loop.time()
         await self._response.write(chunk)
         self.blocked_since_s = None
@@ -177,7 +173,7 @@ class HttpSink:
     async def ping(self) -> None:
         """Something that this format's clients ignore. Only whole events are ever written, so it falls between two."""
         self.last_write_s = self._loop.time()
-        if self._response is not None:
+        if isinstance(self._response, StreamAnswer):
             await self._response.write(FORMATS[self._wire_format].ping)
 
     async def fail(self, refusal: Refusal) -> None:
@@ -191,7 +187,7 @@ class HttpSink:
             raise RuntimeError("a call ended without an answer")
         if draining:
             response.force_close()
-        return response
+        return cast(web.StreamResponse, response)  # duck-typed: answer.py
 
     def abort(self) -> None:
         """Cut a client that does not read: its handler is cancelled by the lost connection."""

@@ -79,7 +79,7 @@ def named(name: str, key: KeyEntry | None, node: Node) -> Deployment | None:
     if key is None:
         return next(iter(node.gateway.snapshot().plan(name, NOBODYS)), None)
     pool = node.gateway.snapshot().pool_for(name, key)
-    if pool is None or not pool.members:
+    if pool is None or not pool.sections[0].groups:
         return None
     return pool.members[0] if pool.route is None else as_model(pool.route, pool)
 
@@ -89,7 +89,7 @@ ROUTER = Provider(name="waystation", title="Waystation", prefix="", base_url=Non
 
 def as_model(route: Route, pool: Pool) -> Deployment:
     """A route as one model: it can do what any of its targets can, and costs what the dearest does."""
-    models = [group.members[0].model for group in pool.sections[0].groups] or [each.model for each in pool.members]
+    models = [group.members[0].model for group in pool.sections[0].groups]
     prices = [model.price for model in models if model.price is not None]
     price = None
     if prices and len(prices) == len(models):

@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hiredis import ReplyError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,7 +24,7 @@ from shared.admission.reap import Reaper
 from shared.admission.restore import Restore
 from shared.admission.seeding import Seeder
 from shared.clock import SystemClock
-from shared.domain.catalogue import Connection
+from shared.domain.catalogue import Connection, Provider
 from shared.domain.health import MarkState
 from shared.domain.limits import Budget
 from shared.domain.usage import UsageEvent, encode_event
@@ -36,7 +35,7 @@ from shared.routing.proxies import read_environment
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
-from shared.store.redis import Lane, RedisUnavailable, client
+from shared.store.redis import Lane, client
 from shared.store.responses import Responses
 from shared.store.secrets import Vault
 from shared.store.wal import Wal
@@ -70,6 +69,8 @@ class Node:
     pool: AsyncEngine
     """For what is no call: lists, accounts."""
     redis: Redis
+    providers: Mapping[str, Provider]
+    """The catalogue."""
 
 
 @asynccontextmanager
@@ -91,7 +92,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         degraded = DegradedGate(SystemClock(), lambda: presence.live_nodes, metrics.degraded.inc)
         seeder = Seeder(redis, presence, ledger.PostgresSpent(pool))
         gate = Gate(lane, presence, degraded, seeder, SystemClock())
-        health = Health(lane, SystemClock(), metrics, lambda: presence.live_nodes)
+        health = Health(lane, redis, SystemClock(), metrics, lambda: presence.live_nodes)
         slots = Slots(lane, redis, node_id, lambda: presence.live_nodes, providers, SystemClock(), metrics.slots)
         presence.on_new_boot(slots.enter)
         presence.on_renewal(slots.renew)
@@ -114,11 +115,11 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             log=Log(enabled=settings.log_level in ("info", "debug")),
             clock=SystemClock(),
         )
-        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis)
+        node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis, providers)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
         await lane.open()
-        with suppress(RedisUnavailable, ReplyError):  # or the first calls would go to what is known to be down
+        with suppress(RedisError, OSError, TimeoutError):  # or the first calls would go to what is known to be down
             await health.look()
         resend, reap = senders(redis)
         tasks += [
@@ -126,7 +127,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             for work in (
                 watch.run(),
                 presence.run(),
-                health.run(redis),
+                health.run(),
                 slots.run(),
                 node.streams.sweep_forever(),
                 wal.run(partial(ledger.missing, pool), resend, reap),

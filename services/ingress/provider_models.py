@@ -13,13 +13,10 @@ from services.ingress.node import Node
 from shared.domain.catalogue import Model
 from shared.domain.refusal import Reason, refuse
 from shared.flow.accept import check_content_type
-from shared.providers import registry
 from shared.snapshot.snapshot import KeyEntry
 from shared.store import provider_models
 from shared.store.document import ModelEntry, PriceEntry, Strict
 from shared.wire.envelope import invalid_field
-
-CATALOGUE = registry.load()
 
 
 class Added(Strict):
@@ -59,13 +56,13 @@ async def show(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     listed = await _listed(node, entry)
     wanted = request.query.get("provider")
     if wanted is not None:
-        return json({"models": listed.get(_provider(wanted), [])})
+        return json({"models": listed.get(_provider(node, wanted), [])})
     return json(listed)
 
 
 async def _listed(node: Node, entry: KeyEntry) -> dict[str, list[dict[str, Any]]]:
     listed: dict[str, list[dict[str, Any]]] = {}
-    known = {(name, model_id) for name, provider in CATALOGUE.items() for model_id in provider.models}
+    known = {(name, model_id) for name, provider in node.providers.items() for model_id in provider.models}
     for row in await provider_models.added(node.pool):
         provider = row.pop("provider")
         listed.setdefault(provider, []).append(row | {"new": False})
@@ -93,7 +90,7 @@ async def add(request: web.BaseRequest, node: Node) -> web.StreamResponse:
         fault = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in fault["loc"]) or "body"
         raise invalid_field(field, f"'{field}': {fault['msg'].removeprefix('Value error, ')}") from None
-    provider = _provider(given.provider)
+    provider = _provider(node, given.provider)
     name, actor = given.modelName or given.modelId, entry.principal.key_id
     stored = await provider_models.add(node.pool, provider, model, name=name, source=given.source, actor=actor)
     await node.watch.look()
@@ -106,7 +103,7 @@ async def remove(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     for name in ("provider", "model"):
         if not request.query.get(name):
             raise invalid_field(name, f"Missing '{name}' in the query: ?provider=…&model=…")
-    provider, actor = _provider(request.query["provider"]), entry.principal.key_id
+    provider, actor = _provider(node, request.query["provider"]), entry.principal.key_id
     removed = await provider_models.remove(node.pool, provider, request.query["model"], actor=actor)
     await node.watch.look()
     return json({"removed": removed})
@@ -119,9 +116,9 @@ def administrator(request: web.BaseRequest, node: Node) -> KeyEntry:
     return entry
 
 
-def _provider(name: str) -> str:
+def _provider(node: Node, name: str) -> str:
     """By name, prefix or alias. Raises Refused."""
-    for provider in CATALOGUE.values():
+    for provider in node.providers.values():
         if name in (provider.name, provider.prefix, *provider.aliases):
             return provider.name
     raise invalid_field("provider", f"There is no provider {name[:100]!r} in the catalogue.")

@@ -7,6 +7,7 @@ from typing import Any
 import pydantic
 from aiohttp import web
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.ingress.endpoint import read_body
 from services.ingress.models import json
@@ -14,7 +15,6 @@ from services.ingress.node import Node
 from services.ingress.provider_models import administrator
 from shared.domain.refusal import Reason, refuse
 from shared.flow.accept import check_content_type
-from shared.snapshot.snapshot import KeyEntry
 from shared.store.document import Strict
 from shared.upstream.health.operator import Undo, listed, undo
 from shared.wire.envelope import invalid_field
@@ -55,8 +55,8 @@ async def _undo(request: web.BaseRequest, node: Node, what: Undo) -> web.StreamR
     entry = administrator(request, node)
     given = await _given(request, node)
     try:
-        freed = await undo(node.redis, node.pool, what, given.name, by=_actor(entry))
-    except (RedisError, OSError, TimeoutError):
+        freed = await undo(node.redis, node.pool, what, given.name, by=entry.principal.key_id)
+    except (RedisError, SQLAlchemyError, OSError, TimeoutError):
         raise _away() from None
     return json({"unlocked" if what is Undo.UNLOCK else "reset": freed})
 
@@ -72,15 +72,6 @@ async def _given(request: web.BaseRequest, node: Node) -> What:
         raise invalid_field(field, f"'{field}': {fault['msg'].removeprefix('Value error, ')}") from None
 
 
-def _actor(entry: KeyEntry) -> str:
-    return entry.principal.key_id
-
-
 def _away() -> Exception:
-    return refuse(
-        Reason.NOT_READY,
-        503,
-        "Redis, which holds the state of breakers and locks, does not answer.",
-        retry_after_s=1.0,
-        retry=True,
-    )
+    told = "The state of breakers and locks, or the audit log, cannot be reached now."
+    return refuse(Reason.NOT_READY, 503, told, retry_after_s=1.0, retry=True)

@@ -6,13 +6,13 @@ import argparse
 import asyncio
 import os
 import signal
-import sys
 from contextlib import suppress
 
 import uvloop
 
 from services.simulator.app import serving
 from services.simulator.state import State
+from shared.telemetry.start import cannot_start, told
 
 DEFAULT_PORT = 20127
 
@@ -25,6 +25,7 @@ async def run(
     keep: int = 256,
     any_model: bool = False,
     api_key: str | None = None,
+    as_json: bool = False,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation. Raises OSError when the port cannot be had."""
     stopped = asyncio.Event()
@@ -33,11 +34,12 @@ async def run(
         loop.add_signal_handler(number, stopped.set)
     state = State(keep=keep, api_key=api_key, pace_ms=pace_ms, any_model=any_model)
     async with serving(state, host=host, port=port) as bound:
-        print(f"simulator: http://{host}:{bound}/v1", flush=True)
+        url = f"http://{host}:{bound}/v1"
+        told(as_json, f"simulator: {url}", url=url)
         await stopped.wait()
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="simulator", description="An OpenAI-format provider with faults on demand.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 asks for a free one")
@@ -45,6 +47,7 @@ def main() -> int:
     parser.add_argument("--keep", type=int, default=256, help="how many requests to remember; 0: none")
     parser.add_argument("--any-model", action="store_true", help="serve unknown model names as chat")
     parser.add_argument("--api-key", help="refuse requests without this key")
+    parser.add_argument("--json", action="store_true", help="say as JSON where it listens, or why it does not")
     chosen = parser.parse_args()
     try:
         with suppress(KeyboardInterrupt):
@@ -56,13 +59,13 @@ def main() -> int:
                     keep=chosen.keep,
                     any_model=chosen.any_model,
                     api_key=chosen.api_key,
+                    as_json=chosen.json,
                 )
             )
     except OSError as error:
-        print(f"simulator: cannot listen on {chosen.host}:{chosen.port}: {os.strerror(error.errno or 0)}", file=sys.stderr)
-        return 1
-    return 0
+        why = f"cannot listen on {chosen.host}:{chosen.port}: {os.strerror(error.errno or 0)}"
+        cannot_start("simulator", why, chosen.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

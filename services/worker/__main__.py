@@ -36,6 +36,7 @@ from shared.store import keys, postgres, queue
 from shared.store.redis import client
 from shared.store.secrets import SecretError, Vault
 from shared.telemetry import log as logs
+from shared.telemetry.start import cannot_start, told, wants_json
 from shared.upstream.credentials import Credentials
 from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
@@ -53,10 +54,11 @@ class Broken(Exception):
     """A part that runs for ever has ended: the process must not go on looking well."""
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, *, as_json: bool = False) -> None:
     """Until SIGTERM or SIGINT; the batch in hand is finished. Raises Broken when a part ended by itself."""
     pool, redis = postgres.engine(settings.database_url), client(settings.redis_url)
-    consumer = UsageConsumer(redis, pool, f"worker-{os.getpid()}-{secrets.token_hex(4)}")
+    name = f"worker-{os.getpid()}-{secrets.token_hex(4)}"
+    consumer = UsageConsumer(redis, pool, name)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,17 +72,18 @@ async def run(settings: Settings) -> None:
     consuming = asyncio.ensure_future(consume(pool, consumer, stopping))
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
-    told = asyncio.ensure_future(stopping.wait())
+    stopped = asyncio.ensure_future(stopping.wait())
+    told(as_json, worker=name)
     try:
-        await asyncio.wait([told, consuming, recurring], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, consuming, recurring], return_when=asyncio.FIRST_COMPLETED)
         consumer.stop()
         await asyncio.wait([consuming], timeout=LAST_BATCH_S)
         if not stopping.is_set():
             raise Broken("a part of the worker ended") from next(filter(None, map(failure_of, (consuming, recurring))), None)
     finally:
-        for task in (told, recurring, measuring, consuming):
+        for task in (stopped, recurring, measuring, consuming):
             task.cancel()
-        await asyncio.gather(told, recurring, measuring, consuming, return_exceptions=True)
+        await asyncio.gather(stopped, recurring, measuring, consuming, return_exceptions=True)
         await session.close()
         await redis.aclose()
         await pool.dispose()
@@ -176,16 +179,18 @@ async def measure(settings: Settings, redis: Any, consumer: UsageConsumer) -> No
 
 
 def main() -> None:
+    as_json = False
     try:
+        as_json = wants_json(sys.argv[1:])
         settings = Settings.from_environment()
         if not settings.database_url or not settings.redis_url:
             raise SettingsError("DATABASE_URL and REDIS_URL must be set")
         Vault.from_secret(settings.secret())  # nothing starts without one that is usable
         read_environment(os.environ)
+        logs.configure(settings.log_level)
     except (SettingsError, SecretError, ValueError) as error:
-        sys.exit(f"worker: {error}")
-    logs.configure(settings.log_level)
-    uvloop.run(run(settings))
+        cannot_start("worker", str(error), as_json)
+    uvloop.run(run(settings, as_json=as_json))
 
 
 if __name__ == "__main__":

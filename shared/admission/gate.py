@@ -240,7 +240,7 @@ class Gate:
                 cells.packed_admit_keys,
                 b"$36\r\n%b\r\n$%d\r\n%b\r\n" % (ask.event_id.encode(), len(boot), boot.encode()),
                 LEASE,
-                *map(packed_number, numbers),
+                *[_PACKED.get(number) or packed_number(number) for number in numbers],
                 cells.packed_record,
                 b"$%d\r\n%b\r\n" % (len(ask.encoded_event), ask.encoded_event),
                 cells.packed_admit_args,

@@ -31,5 +31,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
     retry_after_s: float | None = None
     body: bytes = b""
+    by_proxy: bool = False
+    """The network proxy failed, not the provider."""
     sent: bool = True
     """Whether any byte of the request may have reached the provider: if not, nothing was spent."""

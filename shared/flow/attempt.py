@@ -21,6 +21,7 @@ from shared.upstream.transport import (
     IdleTimeout,
     MalformedResponse,
     NothingSent,
+    ProxyFailed,
     ReplyTooLarge,
     TransportError,
     UpstreamRequest,
@@ -198,4 +199,4 @@ def failure_of(error: TransportError) -> Failure:
             kind, sent = FailureClass.MALFORMED, True
         case _:
             kind, sent = FailureClass.CUT, True
-    return Failure(failure_class=kind, message=str(error), sent=sent)
+    return Failure(failure_class=kind, message=str(error), sent=sent, by_proxy=isinstance(error, ProxyFailed))

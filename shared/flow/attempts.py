@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shared.domain.health import Standing
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
-from shared.flow import attempt, paid, record, relay, slot
+from shared.flow import attempt, leave, paid, record, relay, slot
 from shared.routing.plan import CURABLE
 
 if TYPE_CHECKING:
@@ -55,9 +55,15 @@ async def once(x: Exchange) -> None:
     finally:
         slot.released(x)
         gateway.load.ended(deployment.key, speed_of(x))
-        well = x.failure is None and x.outcome is Outcome.OK
-        gateway.health.report(deployment, x.failure, neutral=x.failure is None and not well, probe=x.probe)
+        gateway.health.report(deployment, x.failure, neutral=says_nothing(x), probe=x.probe)
         x.probe = None
+
+
+def says_nothing(x: Exchange) -> bool:
+    """Of the deployment: the client left, nothing was sent, or a network proxy failed that only this call goes by."""
+    if x.failure is None:
+        return x.outcome is not Outcome.OK
+    return x.failure.by_proxy and leave.proxy_is_its_own(x)
 
 
 async def have_slot(x: Exchange) -> None:

@@ -73,9 +73,10 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
     ):
         pool = x.snapshot.pool(name, key.principal.organisation_id)
         if pool is not None and pool.plain and ":" not in name:
-            health = x.gateway.health
-            if health is None or not health.marks or pool.keys.isdisjoint(health.marks):
-                return pool.members[:MOST_ATTEMPTS]
+            route, health = pool.route, x.gateway.health
+            most = MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts
+            if health is None or not health.marks or all_well(pool.members, health, x.gateway.clock):
+                return pool.members[:most]
     asked = Asked(
         snapshot=x.snapshot,
         key=key,
@@ -91,6 +92,18 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
     if not x.decision.candidates:
         raise Refused(plan.refusal(x.decision))
     return x.decision.candidates
+
+
+def all_well(members: tuple[Deployment, ...], health: Health, clock: Clock) -> bool:
+    now_s = clock.now_s()
+    return all(health.standing(each, now_s) is None for each in members)
+
+
+def decided(x: Exchange) -> Plan:
+    """The decision for a record: of a call that there was nothing to decide for, what it came to."""
+    if x.decision is not None:
+        return x.decision
+    return Plan(asked=x.call.model, candidates=x.plan)
 
 
 def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:

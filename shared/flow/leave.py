@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from shared.domain.proxy import Proxy
 from shared.upstream.head import Origin
+from shared.upstream.transport import ProxyFailed
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -19,6 +20,15 @@ def proxy_of(x: Exchange) -> Proxy | None:
 def proxy_of_url(x: Exchange, origin: Origin) -> Proxy | None:
     """For a URL in the call. Raises ProxyFailed."""
     return x.gateway.proxies.of_url(x.snapshot.proxies, x.key.principal.key_id, route_of(x), origin)
+
+
+def proxy_is_its_own(x: Exchange) -> bool:
+    """Whether the call leaves by a proxy of its key or route: when that one fails, the deployment is as well as before."""
+    try:
+        proxy = proxy_of(x)
+        return proxy is not x.gateway.proxies.of_call(x.snapshot.proxies, "", "", x.deployment.connection)
+    except ProxyFailed:
+        return True
 
 
 def route_of(x: Exchange) -> str:

@@ -21,9 +21,9 @@ from shared.domain.health import PROFILES, Mark, MarkState, Profile, ProfileKind
 
 KEEP_MS = 600_000
 """Failures in a row are forgotten when no other came for so long."""
-FORGET_MS = 86_400_000
+FORGET_BREAKER_MS, FORGET_LOCK_MS = 3_600_000, 86_400_000
 """A mark that nobody probed for so long after it was due is dropped: what it was on is no longer in use."""
-MOST_MARKS = 10_000
+MOST_MARKS = 2_000
 """Beyond, no breaker opens: where any model id passes, clients can name as many deployments as they like."""
 LEAST_COOLDOWN_S, MOST_COOLDOWN_S = 1.0, 3600.0
 MOST_DOUBLINGS = 30
@@ -210,8 +210,8 @@ class Board:
     def prune(self, now_ms: int) -> None:
         """Drop what is over; nobody has to be told."""
         for subject, mark in list(self.marks.items()):
-            over_ms = mark.until_ms if mark.state is MarkState.COOLING else mark.due_ms + FORGET_MS
-            if over_ms <= now_ms:
+            forget_ms = FORGET_LOCK_MS if mark.state is MarkState.LOCKED else FORGET_BREAKER_MS
+            if (mark.until_ms if mark.state is MarkState.COOLING else mark.due_ms + forget_ms) <= now_ms:
                 del self.marks[subject]
 
     def _strike(self, strike: Strike, now_ms: int) -> Reply:

@@ -7,7 +7,7 @@ about what nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from shared.domain.catalogue import Capability, Deployment
 from shared.domain.money import NANO_PER_USD
 from shared.domain.policy import KeyPolicy, Needs, Preferences
 from shared.routing.aliases import wildcard
-from shared.routing.pool import Pool, Sift
+from shared.routing.pool import Pool, Removed, Sift
 
 OPERATIONS: Mapping[str, Capability] = {
     "chat": Capability.TEXT,
@@ -165,7 +165,8 @@ def long_enough(pool: Pool, needs: Needs) -> Pool:
 
 def preferred(preferences: Preferences, needs: Needs) -> Sift:
     """OpenRouter's hard filters. A deployment at OpenRouter keeps all but its own name: it applies them itself."""
-    only, ignore = ({slug.lower() for slug in slugs} for slugs in (preferences.only, preferences.ignore))
+    strict = () if preferences.allow_fallbacks else preferences.order
+    only, ignore, order = ({slug.lower() for slug in slugs} for slugs in (preferences.only, preferences.ignore, strict))
     quantizations = set(preferences.quantizations)
 
     def sift(each: Deployment) -> tuple[str, str] | None:
@@ -175,6 +176,8 @@ def preferred(preferences: Preferences, needs: Needs) -> Sift:
             return None
         if only and not answers_to(each, only):
             return "provider.only", f"the call wants only {', '.join(sorted(only))}"
+        if order and not answers_to(each, order):
+            return "provider.order", f"the call wants {', '.join(preferences.order)} and no fallbacks"
         if quantizations and (each.model.quantization or "unknown") not in quantizations:
             return "provider.quantizations", f"its quantization is {each.model.quantization or 'unknown'}"
         if preferences.deny_collection and each.data_policy.trains is not False:
@@ -238,26 +241,26 @@ def _unsupported(each: Deployment, needs: Needs) -> tuple[str, str] | None:
     return None
 
 
-def healthy(health: Health, now_s: float) -> Sift:
-    def sift(each: Deployment) -> tuple[str, str] | None:
-        standing = health.standing(each, now_s)
-        if standing is None or standing.state not in OUT:
-            return None
-        return f"health.{standing.state}", standing.reason or standing.state
+def unwell(pool: Pool, health: Health, now_s: float) -> tuple[tuple[Removed, ...], frozenset[str]]:
+    """Who is out, and why; and their keys."""
+    out = [
+        (each, standing)
+        for each in pool.members
+        if (standing := health.standing(each, now_s)) is not None and standing.state in OUT
+    ]
+    removed = tuple(
+        Removed(each.name, each.connection.name, f"health.{standing.state}", standing.reason or str(standing.state))
+        for each, standing in out
+    )
+    return removed, frozenset(each.key for each, _ in out)
 
-    return sift
 
-
-def due(health: Health, now_s: float) -> Callable[[Deployment], float]:
-    """When a deployment may be asked again; infinite while it is locked."""
-
-    def until_s(each: Deployment) -> float:
-        standing = health.standing(each, now_s)
-        if standing is None:
-            return 0.0
-        return float("inf") if standing.state == LOCKED else standing.until_s
-
-    return until_s
+def due(deployment: Deployment, health: Health, now_s: float) -> float:
+    """When it may be asked again; infinite while it is locked."""
+    standing = health.standing(deployment, now_s)
+    if standing is None:
+        return 0.0
+    return float("inf") if standing.state == LOCKED else standing.until_s
 
 
 @lru_cache(maxsize=10_000)

@@ -73,15 +73,18 @@ def decide(
     if preferences is not None:
         pool = pool.sifted(eligible.preferred(preferences, needs))
     pool = eligible.long_enough(pool, needs)
-    fit = pool
+    out: tuple[Removed, ...] = ()
     if health is not None and health.marks:
-        pool = pool.sifted(eligible.healthy(health, now_s))
-        if fit.members and not pool.members:
-            return _in_panic(fit, pool, inputs, health, now_s)
-    return _ordered(pool, inputs, preferences)
+        out, keys = eligible.unwell(pool, health, now_s)
+        if out and len(out) == len(pool.members):
+            alone = preferences is not None and not preferences.allow_fallbacks and not preferences.order
+            return _in_panic(pool, out, 1 if alone else inputs.most, health, now_s)
+        if out:
+            pool = pool.without(keys)
+    return _ordered(pool, inputs, preferences, out)
 
 
-def _ordered(pool: Pool, inputs: Inputs, preferences: Preferences | None) -> Plan:
+def _ordered(pool: Pool, inputs: Inputs, preferences: Preferences | None, out: tuple[Removed, ...]) -> Plan:
     scores: dict[str, float] = {}
     first = pool.sections[0]
     spare: tuple[Deployment, ...] = ()
@@ -107,7 +110,7 @@ def _ordered(pool: Pool, inputs: Inputs, preferences: Preferences | None) -> Pla
         candidates=candidates,
         spare=spare,
         scores=scores,
-        removed=pool.removed,
+        removed=(*pool.removed, *out),
         chain=pool.chain,
     )
 
@@ -168,14 +171,10 @@ def _as_preferred(
             section = sorted(section, key=_sorting(preferences.sort, inputs))
         section = _late_last(section, preferences, inputs)
         named = [each for slug in preferences.order for each in section if eligible.answers_to(each, {slug.lower()})]
-        first = list(dict.fromkeys(each.key for each in named))
-        by_key = {each.key: each for each in section}
-        in_order = [by_key[key] for key in first]
-        if preferences.allow_fallbacks:
-            in_order += [each for each in section if each.key not in set(first)]
-        elif not preferences.order:
-            in_order = section[:1]
-        made += in_order
+        first = {each.key: each for each in named}
+        section = [*first.values(), *(each for each in section if each.key not in first)]
+        alone = not preferences.allow_fallbacks and not preferences.order
+        made += section[:1] if alone else section
         if not preferences.allow_fallbacks and not preferences.models:
             break  # what an operator's chain leads to is a fallback as well
     return tuple(made)
@@ -210,18 +209,19 @@ def _late_last(section: list[Deployment], preferences: Preferences, inputs: Inpu
     return sorted(section, key=late)
 
 
-def _in_panic(fit: Pool, pool: Pool, inputs: Inputs, health: Health, now_s: float) -> Plan:
-    until_s = eligible.due(health, now_s)
-    back = sorted((each for each in fit.members if until_s(each) != float("inf")), key=until_s)
-    kept = {(each.name, each.connection.name) for each in back}
+def _in_panic(pool: Pool, out: tuple[Removed, ...], most: int, health: Health, now_s: float) -> Plan:
+    """All are out. `out` is in the order of the pool's members."""
+    until_s = [eligible.due(each, health, now_s) for each in pool.members]
+    back = [at for at in sorted(range(len(until_s)), key=until_s.__getitem__) if until_s[at] != float("inf")]
+    found = tuple([pool.members[at] for at in back])
     return Plan(
         asked=pool.asked,
         route=None if pool.route is None else pool.route.name,
-        strategy=_strategy(fit),
-        candidates=tuple(back[: inputs.most]),
-        spare=tuple(back[inputs.most :]),
-        removed=tuple(each for each in pool.removed if each in fit.removed or (each.name, each.connection) not in kept),
-        chain=fit.chain,
+        strategy=_strategy(pool),
+        candidates=found[:most],
+        spare=found[most:],
+        removed=(*pool.removed, *(why for at, why in enumerate(out) if until_s[at] == float("inf"))),
+        chain=pool.chain,
         panic=bool(back),
     )
 

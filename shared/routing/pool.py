@@ -15,6 +15,7 @@ from shared.domain.catalogue import Deployment
 from shared.domain.routing import Choice, Route, Strategy
 
 FILL_FIRST = Choice()
+MOST_KEPT = 100
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +63,20 @@ class Pool:
     __slots__ = ("__dict__", "able", "asked", "removed", "route", "sections")
 
     def __init__(
-        self, asked: str, sections: Sequence[Section], *, route: Route | None = None, removed: tuple[Removed, ...] = ()
+        self,
+        asked: str,
+        sections: Sequence[Section],
+        *,
+        route: Route | None = None,
+        removed: tuple[Removed, ...] = (),
+        distinct: bool = False,
     ) -> None:
         self.asked = asked
         self.route = route
-        self.sections = _each_once(sections)
+        self.sections = tuple(sections) if distinct else _each_once(sections)
         self.removed = removed
         self.able: dict[object, Pool] = {}
-        """By what calls need: what is left then (eligible.able)."""
+        """By what calls need: what is left then (eligible.able); by who is out: what is left without them."""
 
     @cached_property
     def members(self) -> tuple[Deployment, ...]:
@@ -88,7 +95,7 @@ class Pool:
     def plain(self) -> bool:
         """What is left is always the same, in the same order: accounts of one model, filled first."""
         return self.one_model and all(
-            section.choice.strategy is Strategy.PRIORITY
+            (section.choice.strategy is Strategy.PRIORITY or len(section.groups) < 2)
             and all(group.choice.strategy is Strategy.PRIORITY or len(group.members) < 2 for group in section.groups)
             for section in self.sections
         )
@@ -104,26 +111,37 @@ class Pool:
 
     def sifted(self, sift: Sift) -> Pool:
         """Without those that `sift` finds something wrong with; itself when there are none."""
-        removed: list[Removed] = []
-        sections = []
+        removed = [
+            (each, Removed(each.name, each.connection.name, *wrong))
+            for each in self.members
+            if (wrong := sift(each)) is not None
+        ]
+        if not removed:
+            return self
+        return self._without(frozenset(each.key for each, _ in removed), (*self.removed, *(why for _, why in removed)))
+
+    def without(self, keys: frozenset[str]) -> Pool:
+        """Without these deployments, of which there are few sets at a time; nobody is told here why."""
+        found = self.able.get(keys)
+        if found is None:
+            if len(self.able) >= MOST_KEPT:
+                self.able.clear()
+            found = self.able[keys] = self._without(keys, self.removed)
+        return found
+
+    def _without(self, keys: frozenset[str], removed: tuple[Removed, ...]) -> Pool:
+        sections: list[Section] = []
         for section in self.sections:
             groups = []
             for group in section.groups:
-                kept = []
-                for each in group.members:
-                    wrong = sift(each)
-                    if wrong is None:
-                        kept.append(each)
-                    else:
-                        removed.append(Removed(each.name, each.connection.name, *wrong))
+                kept = tuple(each for each in group.members if each.key not in keys)
                 if len(kept) == len(group.members):
                     groups.append(group)
                 elif kept:
-                    groups.append(msgspec.structs.replace(group, members=tuple(kept)))
-            sections.append(msgspec.structs.replace(section, groups=tuple(groups)))
-        if not removed:
-            return self
-        return Pool(self.asked, sections, route=self.route, removed=(*self.removed, *removed))
+                    groups.append(msgspec.structs.replace(group, members=kept))
+            if groups or not sections:
+                sections.append(Section(name=section.name, groups=tuple(groups), choice=section.choice))
+        return Pool(self.asked, sections, route=self.route, removed=removed, distinct=True)
 
 
 def joined(pools: Sequence[Pool], more: Iterable[Removed] = ()) -> Pool:

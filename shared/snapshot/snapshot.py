@@ -180,15 +180,17 @@ class Snapshot:
         for connection in self._visible(organisation_id):
             provider = self._providers[connection.provider]
             for model_id in (*connection.models, *self._added.get(provider.name, ())) if connection.models else provider.models:
-                deployment = self.deployment(f"{connection.prefix}/{model_id}", organisation_id)
-                if deployment is not None and (sift is None or sift(deployment) is None):
+                pool = self.pool(f"{connection.prefix}/{model_id}", organisation_id)
+                accounts = () if pool is None else pool.sections[0].groups[0].members
+                deployment = next((each for each in accounts if sift is None or sift(each) is None), None)
+                if deployment is not None:
                     listed.setdefault(deployment.name, deployment)
         return [listed[name] for name in sorted(listed)]
 
     def routes(self, entry: KeyEntry) -> list[tuple[Route, Pool]]:
         """The routes that a key can call, and what they lead to."""
         found = ((route, self.pool_for(name, entry)) for name, route in sorted(self._routes.items()))
-        return [(route, pool) for route, pool in found if pool is not None and pool.route is route and pool.members]
+        return [(route, pool) for route, pool in found if pool is not None and pool.route is route and pool.sections[0].groups]
 
     def suggestions(self, name: str, organisation_id: str, policy: KeyPolicy | None = None) -> list[str]:
         """Up to three names that look like what was asked for."""

@@ -192,38 +192,29 @@ class Applying:
     async def aliases(self, entries: Mapping[str, str | None]) -> None:
         for name, target in entries.items():
             before = self._current.aliases.get(name)
-            if before == target:
-                continue
-            if target is None:
-                await self._db.execute(text("DELETE FROM aliases WHERE name = :name"), {"name": name})
-                self.lines.append(f"- alias {name}")
-                continue
-            await self._db.execute(
-                text(
-                    "INSERT INTO aliases (name, target) VALUES (:name, :target) "
-                    "ON CONFLICT (name) DO UPDATE SET target = excluded.target"
-                ),
-                {"name": name, "target": target},
-            )
-            self.lines.append(f"{'+' if before is None else '~'} alias {name} → {target}")
+            if before != target:
+                await self._named("aliases", "target", name, target)
+                self.lines.append(_line(before, target, f"alias {name}", f" → {target}"))
 
     async def fallbacks(self, entries: Mapping[str, tuple[str, ...] | None]) -> None:
         for name, targets in entries.items():
-            before = self._current.fallbacks.get(name)
-            if before == (targets or None):
-                continue
-            if not targets:
-                await self._db.execute(text("DELETE FROM fallbacks WHERE name = :name"), {"name": name})
-                self.lines.append(f"- fallbacks of {name}")
-                continue
-            await self._db.execute(
-                text(
-                    "INSERT INTO fallbacks (name, targets) VALUES (:name, :targets) "
-                    "ON CONFLICT (name) DO UPDATE SET targets = excluded.targets"
-                ),
-                {"name": name, "targets": json.dumps(targets)},
-            )
-            self.lines.append(f"{'+' if before is None else '~'} fallbacks of {name}: {', '.join(targets)}")
+            before, after = self._current.fallbacks.get(name), targets or None
+            if before != after:
+                await self._named("fallbacks", "targets", name, after and json.dumps(after))
+                self.lines.append(_line(before, after, f"fallbacks of {name}", f": {', '.join(after or ())}"))
+
+    async def _named(self, table: str, column: str, name: str, value: str | None) -> None:
+        """Set what a name stands for in a table of names; None takes the name away."""
+        if value is None:
+            await self._db.execute(text(f"DELETE FROM {table} WHERE name = :name"), {"name": name})
+            return
+        await self._db.execute(
+            text(
+                f"INSERT INTO {table} (name, {column}) VALUES (:name, :value) "
+                f"ON CONFLICT (name) DO UPDATE SET {column} = excluded.{column}"
+            ),
+            {"name": name, "value": value},
+        )
 
     async def _row(self, entry: ConnectionEntry, at: str) -> dict[str, Any]:
         provider = self._providers.get(entry.provider)
@@ -366,3 +357,8 @@ def _stored(value: Any) -> Any:
 def _canonical(models: list[dict[str, Any]]) -> list[str]:
     """Capabilities are a set: their order says nothing."""
     return [json.dumps(model | {"capabilities": sorted(model["capabilities"])}, sort_keys=True) for model in models]
+
+
+def _line(before: object, after: object, what: str, value: str) -> str:
+    """`+`, `~` or `-`, what it is, and its value unless it went away."""
+    return f"- {what}" if after is None else f"{'+' if before is None else '~'} {what}{value}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -197,6 +197,37 @@ async def missing(pool: AsyncEngine, event_ids: Sequence[str], *, estimated: boo
         return {row[0] for row in rows}
 
 
+class Spell(NamedTuple):
+    """Whose spending, in which time: whole hours from `start`, up to `end` if there is one."""
+
+    scope: Scope
+    scope_id: str
+    start: datetime
+    end: datetime | None = None
+
+
+SCOPED = {Scope.ORGANISATION: "organisation_id", Scope.TEAM: "team_id", Scope.KEY: "key_id"}
+
+
+async def spent(connection: AsyncConnection, spells: Sequence[Spell]) -> list[int]:
+    """nano-USD of each spell, in their order; one query for all."""
+    if not spells:
+        return []
+    sums: list[str] = []
+    values: dict[str, object] = {}
+    for number, spell in enumerate(spells):
+        until = "" if spell.end is None else f" AND hour < :end{number}"
+        sums.append(
+            f"(SELECT coalesce(sum(cost_nano_usd), 0) FROM usage_hourly WHERE {SCOPED[spell.scope]} = :id{number} "
+            f"AND hour >= :start{number}{until})"
+        )
+        values |= {f"id{number}": spell.scope_id, f"start{number}": spell.start}
+        if spell.end is not None:
+            values[f"end{number}"] = spell.end
+    row = (await connection.execute(text(f"SELECT {', '.join(sums)}"), values)).one()
+    return [int(amount) for amount in row]
+
+
 class PostgresSpent:
     """The seeder's view of the ledger (admission/seeding.py SpentSource)."""
 
@@ -206,16 +237,10 @@ class PostgresSpent:
     async def spent(
         self, budget: Budget, start: datetime, end: datetime | None, event_ids: Sequence[str]
     ) -> tuple[int, frozenset[str]]:
-        column = {Scope.ORGANISATION: "organisation_id", Scope.TEAM: "team_id", Scope.KEY: "key_id"}[budget.scope]
-        query = f"SELECT coalesce(sum(cost_nano_usd), 0) FROM usage_hourly WHERE {column} = :scope_id AND hour >= :start"
-        if end is not None:
-            query += " AND hour < :end"
         async with self._pool.connect() as plain:
             connection = await plain.execution_options(isolation_level="REPEATABLE READ")
             async with connection.begin():
-                spent = await connection.scalar(
-                    text(query), {"scope_id": budget.scope_id, "start": start} | ({} if end is None else {"end": end})
-                )
+                (amount,) = await spent(connection, [Spell(budget.scope, budget.scope_id, start, end)])
                 present: frozenset[str] = frozenset()
                 if event_ids:
                     rows: Any = await connection.exec_driver_sql(
@@ -224,7 +249,7 @@ class PostgresSpent:
                         (list(event_ids), [uuid7_time(event_id) for event_id in event_ids]),
                     )
                     present = frozenset(row[0] for row in rows)
-        return int(spent or 0), present
+        return amount, present
 
 
 async def event(pool: AsyncEngine, event_id: str) -> dict[str, Any] | None:

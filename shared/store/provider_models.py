@@ -17,7 +17,6 @@ from shared.store import tenants
 async def add(pool: AsyncEngine, provider: str, model: Model, *, name: str, source: str, actor: str) -> dict[str, Any]:
     """The model as it is stored. Whoever adds it again gets what is there: nothing changes."""
     async with pool.begin() as connection:
-        await tenants.bump(connection)
         made = await connection.execute(
             text(
                 "INSERT INTO provider_models (provider, model_id, name, source, model) "
@@ -32,6 +31,7 @@ async def add(pool: AsyncEngine, provider: str, model: Model, *, name: str, sour
             },
         )
         if made.rowcount:
+            await tenants.bump(connection)
             await tenants.audit(connection, "add", f"model {provider}/{model.model_id}", by=actor)
         row = await connection.execute(
             text("SELECT provider, model_id AS id, name, source FROM provider_models WHERE provider = :p AND model_id = :m"),
@@ -43,12 +43,12 @@ async def add(pool: AsyncEngine, provider: str, model: Model, *, name: str, sour
 async def remove(pool: AsyncEngine, provider: str, model_id: str, *, actor: str) -> bool:
     """False: it was not there."""
     async with pool.begin() as connection:
-        await tenants.bump(connection)
         gone = await connection.execute(
             text("DELETE FROM provider_models WHERE provider = :provider AND model_id = :model_id"),
             {"provider": provider, "model_id": model_id},
         )
         if gone.rowcount:
+            await tenants.bump(connection)
             await tenants.audit(connection, "remove", f"model {provider}/{model_id}", by=actor)
         return bool(gone.rowcount)
 

@@ -45,6 +45,8 @@ async def apply(
             lines += await _drop(db, "accounts", "prefix", prefix, f"- accounts of {prefix}", there=held is not None)
         elif prefix not in prefixes:
             raise DocumentError(f"accounts.{prefix}: no connection has this prefix")
+        elif (provider := _aliased(prefix, providers)) is not None:
+            raise DocumentError(f"accounts.{prefix}: is another name for {provider.prefix!r}: say that")
         elif held != choice.choice():
             await _put(db, "accounts", "prefix", prefix, "choice", choice.choice())
             lines.append(f"{'~' if held else '+'} accounts of {prefix}: {choice.strategy}")
@@ -119,6 +121,10 @@ def described(policy: KeyPolicy) -> str:
         for name, value in fields.items()
     )
     return "; ".join(told) or "everything"
+
+
+def _aliased(prefix: str, providers: Mapping[str, Provider]) -> Provider | None:
+    return next((provider for provider in providers.values() if prefix in provider.aliases), None)
 
 
 async def _prefixes(db: AsyncConnection, providers: Mapping[str, Provider]) -> set[str]:

@@ -36,6 +36,11 @@ class Bootstrapped(msgspec.Struct, frozen=True):
     key_id: str
     key: str
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """What is shown this once."""
+        return {"key": self.key, "admin": self.admin, "admin_password": self.admin_password}
+
 
 async def bump(connection: AsyncConnection) -> int:
     """The next epoch. Its row lock also puts writers of configuration in a line."""
@@ -56,6 +61,7 @@ async def bootstrap(pool: AsyncEngine, vault: Vault) -> Bootstrapped | None:
     async with pool.begin() as connection:
         epoch = await bump(connection)
         if await connection.scalar(text("SELECT count(*) FROM organisations")):
+            await connection.rollback()  # nothing changes: neither does the epoch
             return None
         organisation_id = await add_organisation(connection, "default")
         await add_team(connection, organisation_id, "default")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import timeit
+from collections.abc import Mapping
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from shared.domain.catalogue import Capability, Connection, Model, Provider, WireFormat
+from shared.domain.catalogue import Capability, Connection, Deployment, Model, Provider, WireFormat
 from shared.domain.configuration import Configuration, KeyRow
 from shared.domain.money import Price
 from shared.domain.policy import KeyPolicy
@@ -62,6 +63,18 @@ def load() -> Load:
     return made
 
 
+class Health:
+    """One of the fifty is out."""
+
+    marks: Mapping[str, object] = {"conn_lab7/m": True}
+
+    def standing(self, deployment: Deployment, now_s: float) -> Any:
+        return OUT if deployment.key in self.marks else None
+
+
+OUT = SimpleNamespace(state="open", until_s=1.0, reason="failed")
+
+
 def exchange(made: Snapshot, seen: Load, model: str, key: str) -> Any:
     envelope = open_envelope(orjson.dumps({"model": model} | CALL))
     clock = SimpleNamespace(now_s=lambda: 0.0)
@@ -81,10 +94,16 @@ def measured() -> dict[str, object]:
     made, seen = snapshot(), load()
     rows: dict[str, float] = {}
     names = {each.value: (each.value, "free") for each in Strategy}
-    names |= {"one model": ("lab0/m", "free"), "key with a policy": (Strategy.POWER_OF_TWO.value, "strict")}
+    names |= {
+        "one model": ("lab0/m", "free"),
+        "key with a policy": (Strategy.POWER_OF_TWO.value, "strict"),
+        "one is out": (Strategy.POWER_OF_TWO.value, "free"),
+    }
     for row, (model, key) in names.items():
         once = partial(choose, exchange(made, seen, model, key))
         once()
+        if row == "one is out":
+            once.args[0].gateway.health = Health()
         rows[row] = round(min(timeit.repeat(once, number=CALLS, repeat=ROUNDS)) / CALLS * 1e6, 2)
     told = ", ".join(f"{name} {us}" for name, us in rows.items())
     print(f"decision among {DEPLOYMENTS} deployments, µs: {told}", flush=True)

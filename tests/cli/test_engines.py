@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -91,6 +92,24 @@ def test_both_ask_for_a_password_and_listen_on_loopback_only(directory: Path) ->
     finally:
         cache.stop()
         database.stop()
+
+
+def test_a_server_comes_back_on_the_port_of_its_last_life_unless_that_is_taken(directory: Path) -> None:
+    ports = []
+    for _ in range(2):
+        server = EmbeddedRedis(directory / "redis", durable=False)
+        server.start()
+        ports.append(server.port)
+        server.stop()
+    assert ports[0] == ports[1]
+    with socket.create_server(("127.0.0.1", ports[0])):
+        moved = EmbeddedRedis(directory / "redis", durable=False)
+        moved.start()
+        moved.stop()
+    assert moved.port != ports[0]
+    assert EmbeddedRedis(directory / "redis").port == moved.port
+    (directory / "redis" / "port").write_text("no port")
+    assert EmbeddedRedis(directory / "redis").port
 
 
 def test_an_interrupted_initdb_is_done_again(directory: Path) -> None:

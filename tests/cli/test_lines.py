@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -46,6 +50,68 @@ def test_an_unreachable_postgres_is_named(ask: CliRunner, command: list[str]) ->
     said = line(ask.invoke(main, command))
     assert "Postgres cannot be reached (DATABASE_URL)" in said
     assert "hunter2" not in said
+
+
+def leaves(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_takes_json_and_then_says_also_errors_as_an_object(ask: CliRunner) -> None:
+    found = dict(leaves(main))
+    assert {("ingress",), ("worker",), ("migrate",), ("key", "create")} <= set(found)
+    assert [path for path, command in found.items() if "as_json" not in {each.name for each in command.params}] == []
+    for command, code, says in (
+        (["usage"], 1, "Postgres cannot be reached"),
+        (["key", "create", "--budget-usd", "much"], 1, "--budget-usd"),
+        (["usage", "--by", "colour"], 2, "'colour' is not one of"),
+        (["key", "revoke"], 2, "Missing argument"),
+        (["nothing"], 2, "No such command"),
+    ):
+        refused = ask.invoke(main, [*command, "--json"])
+        assert (refused.exit_code, refused.stdout) == (code, "")
+        assert says in json.loads(refused.stderr)["error"]
+    helped = ask.invoke(main, ["usage", "--json", "--help"])
+    assert (helped.exit_code, helped.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("host", ["ingress", "worker"])
+def test_a_host_says_as_json_why_it_does_not_start(host: str, tmp_path: Path) -> None:
+    empty = {name: value for name, value in os.environ.items() if not name.startswith(("WAYSTATION_", "DATABASE_", "REDIS_"))}
+    command = [sys.executable, "-m", f"services.{host}"]
+    refused = subprocess.run([*command, "--json"], env=empty, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert json.loads(refused.stderr) == {"error": "DATABASE_URL and REDIS_URL must be set"}
+    odd = subprocess.run([*command, "--port=1"], env=empty, capture_output=True, text=True, check=False)
+    assert odd.stderr == f"{host}: '--port=1' is not understood: settings come from the environment\n"
+
+
+def test_migrate_makes_the_first_key_once(
+    postgres_server: EmbeddedPostgres, ask: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"first_key_{os.getpid()}"
+    asyncio.run(execute(postgres_server.url, f"CREATE DATABASE {name}"))
+    try:
+        monkeypatch.setenv("DATABASE_URL", postgres_server.url_of(name))
+        made = ask.invoke(main, ["migrate", "--first-key", "--json"])
+        assert made.exit_code == 0, made.output
+        told = json.loads(made.stdout)
+        assert (told["migrated"], told["key"][:4], told["admin"]) == (True, "wsk_", "admin")
+        assert "organisation already" in ask.invoke(main, ["migrate", "--first-key"]).stdout
+        assert len(json.loads(ask.invoke(main, ["key", "list", "--json"]).stdout)) == 1
+    finally:
+        asyncio.run(execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 def test_a_wrong_password_a_missing_database_and_a_missing_schema_say_so(

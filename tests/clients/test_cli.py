@@ -4,7 +4,6 @@ loopback."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from services.cli.connect import TOOLS, Target
+from tests.clients.process import ran
 from tests.hosts.cluster import Cluster
 
 pytestmark = pytest.mark.clients
@@ -117,20 +117,9 @@ CLIENTS: dict[str, Callable[[Cluster, Path, str], Command]] = {
 
 
 async def run(command: Command, home: Path) -> tuple[int, str, str]:
-    """The program's exit code and what it said; its environment has nothing of ours."""
     if not command.program.exists():
         pytest.skip(f"{command.program.name} is not installed for this machine")
-    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb"} | dict(command.variables)
-    process = await asyncio.create_subprocess_exec(
-        str(command.program), *command.arguments, cwd=home, env=environment,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, errors = await asyncio.wait_for(process.communicate(), 100)
-    except TimeoutError:
-        process.kill()
-        raise
-    return process.returncode or 0, out.decode(), errors.decode()
+    return await ran(command.program, *command.arguments, home=home, variables=command.variables)
 
 
 @pytest.mark.parametrize("client", CLIENTS)

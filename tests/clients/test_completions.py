@@ -11,8 +11,7 @@ from tests.hosts.cluster import running
 
 
 async def test_a_prompt_is_completed_anywhere(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    async with running(database_url, redis_url, tmp_path, nodes=0) as cluster:
-        await cluster.ready(cluster.start_node(WAYSTATION_SIMULATOR_URL=cluster.provider.url))
+    async with running(database_url, redis_url, tmp_path, demo=True) as cluster:
         async with openai.AsyncOpenAI(base_url=f"{cluster.url()}/v1", api_key=cluster.key, max_retries=0) as client:
             for model in ("demo-messages/chat", "demo-gemini/chat", "demo-cohere/chat", "demo-bedrock/anthropic.chat"):
                 whole = await client.completions.create(model=model, prompt="Once upon", max_tokens=50)

@@ -23,8 +23,7 @@ TEXTS = ["a first text", "and a second"]
 
 @pytest_asyncio.fixture
 async def cluster(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with running(database_url, redis_url, tmp_path, nodes=0) as started:
-        await started.ready(started.start_node(WAYSTATION_SIMULATOR_URL=started.provider.url))
+    async with running(database_url, redis_url, tmp_path, demo=True) as started:
         yield started
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from services.cli.connect import TOOLS, Target
+from tests.clients.process import ran
 from tests.hosts.cluster import Cluster
 
 
@@ -28,13 +28,7 @@ async def home(cluster: Cluster, tmp_path: Path) -> Path:
 
 
 async def run(home: Path, *arguments: str) -> tuple[int, str, str]:
-    environment = {"LLM_USER_PATH": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "llm", *arguments, env=environment,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode(), errors.decode()
+    return await ran(Path(sys.executable), "-m", "llm", *arguments, home=home, variables={"LLM_USER_PATH": str(home)})
 
 
 @pytest.mark.parametrize("flags", [(), ("--no-stream",)])

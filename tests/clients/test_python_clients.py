@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from services.cli.connect import TOOLS, Target
+from tests.clients.process import ran
 from tests.hosts.cluster import Cluster
 
 pytestmark = pytest.mark.clients
@@ -22,17 +22,7 @@ BIN = HERE / ".venv" / "bin"
 async def run(program: str, *arguments: str, home: Path, **variables: str) -> tuple[int, str, str]:
     if not (BIN / program).exists():
         pytest.skip("the Python clients are not installed: make test-clients")
-    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "dumb"} | variables
-    process = await asyncio.create_subprocess_exec(
-        str(BIN / program), *arguments, cwd=home, env=environment,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, errors = await asyncio.wait_for(process.communicate(), 110)
-    except TimeoutError:
-        process.kill()
-        raise
-    return process.returncode or 0, out.decode(), errors.decode()
+    return await ran(BIN / program, *arguments, home=home, variables=variables)
 
 
 def check(told: dict[str, Any]) -> None:

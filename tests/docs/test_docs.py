@@ -11,12 +11,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import click
+import msgspec
 import pytest
 
 from services.cli.__main__ import main
 from services.ingress.node import measure
 from services.simulator.behaviour import MODELS, RULES
 from shared.domain.failure import Failure, FailureClass
+from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.refusal import Reason
 from shared.domain.routing import Strategy
 from shared.providers import registry
@@ -77,11 +79,10 @@ def exported() -> dict[str, str]:
     """Name and type of every metric of a node and a worker."""
     metrics = Metrics()
     node = SimpleNamespace(
-        gateway=SimpleNamespace(in_flight=0),
+        gateway=SimpleNamespace(in_flight=0, health=SimpleNamespace(marks={})),
         streams=(),
         lane=SimpleNamespace(up=True),
         watch=SimpleNamespace(snapshot=SimpleNamespace(epoch=1)),
-        health=SimpleNamespace(marks={}),
     )
     measure(metrics, cast(Any, node), cast(Any, SimpleNamespace(backlog=lambda: 0)))
     text = metrics.render()[0].decode()
@@ -146,7 +147,7 @@ def test_every_document_is_accepted() -> None:
 def test_every_key_of_the_document_is_named() -> None:
     from shared.store import document
 
-    text = (ROOT / "docs" / "providers.md").read_text() + (ROOT / "docs" / "upstream-limits.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("providers.md", "resilience.md", "upstream-limits.md"))
     for entry in (
         document.UpstreamLimitsEntry,
         document.QueueEntry,
@@ -221,6 +222,12 @@ def test_settings_are_all_there_with_their_defaults() -> None:
             case _:
                 expected[name] = str(value) or "empty"
     assert table == expected
+
+
+def test_profiles_are_what_the_code_says() -> None:
+    listed = {row[0]: row[1:] for row in rows("resilience.md") if len(row) == 4}
+    for name in msgspec.structs.fields(Profile):
+        assert listed[name.name] == [f"{getattr(PROFILES[kind], name.name):g}" for kind in ProfileKind]
 
 
 def test_settings_that_are_mentioned_exist() -> None:

@@ -7,6 +7,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from shared.domain.refusal import Reason, Refused
 from shared.domain.routing import Choice, Route, Strategy, Target
 from shared.flow import choose as choosing
 from shared.flow.admit import covered
-from shared.flow.choose import choose, unbounded
+from shared.flow.choose import choose, decided, unbounded
 from shared.flow.explain import explain
 from shared.routing.eligible import Health
 from shared.routing.plan import told
@@ -125,6 +126,8 @@ def test_one_model_without_conditions_makes_no_plan() -> None:
     x = exchange(snapshot(), body("b/m", tools=[{"type": "function"}]))
     first = choose(x)
     assert ([each.connection.name for each in first], x.decision) == (["b"], None)
+    x.plan = first
+    assert told(decided(x))["candidates"] == [{"model": "b/m", "connection": "b", "provider": "b"}]
     assert [each.connection.name for each in choose(exchange(snapshot(), body("a/m")))] == ["a", "a2"]
 
 
@@ -163,6 +166,7 @@ def test_accounts_of_a_prefix_are_chosen_among_as_it_says() -> None:
 
 def test_a_route_may_have_its_own_number_of_attempts() -> None:
     assert names(snapshot(routes=(route("b/m", "a/m", "c/x", max_attempts=2),)), body()) == ["b:m", "a:m"]
+    assert names(snapshot(routes=(route("a/m", max_attempts=1, strategy=Strategy.RANDOM),)), body()) == ["a:m"]
 
 
 def test_what_a_call_needs_decides_among_a_routes_models() -> None:
@@ -186,6 +190,22 @@ def test_a_key_may_use_what_its_policy_says_and_lists_only_that() -> None:
     assert [each.name for each in made.models("org", entry.policy)] == ["a/m"]
     assert [each.name for each, _ in made.routes(entry)] == ["fast"]
     assert refused(made, body("b/m"), at="b")[:2] == (403, Reason.FORBIDDEN)
+
+
+def test_what_is_listed_is_what_one_of_the_accounts_may_serve() -> None:
+    """One account's contract forbids training: the model is listed for a key that wants that, as that account has it."""
+    contract = msgspec.structs.replace(connection("b2", "b"), data_policy=DataPolicy(trains=False))
+    made = snapshot(policy=KeyPolicy(no_training=True), connections=(*CONNECTIONS, contract), routes=(route("b/m"),))
+    entry = cast(KeyEntry, made.key("public"))
+    listed = made.models("org", entry.policy)
+    assert [(each.name, each.connection.name) for each in listed] == [("a/m", "a"), ("b/m", "b2")]
+    assert names(made, body("b/m")) == names(made, body()) == ["b2:m"]
+    only_chain = snapshot(
+        policy=KeyPolicy(models=("a/*",)), routes=(route("b/m"),), fallbacks={"b/m": ("a/m",), "fast": ("a/m",)}
+    )
+    entry = cast(KeyEntry, only_chain.key("public"))
+    assert only_chain.routes(entry) == []
+    assert names(only_chain, body("b/m")) == ["a:m", "a2:m"]
 
 
 def test_models_and_provider_of_the_body_are_followed_and_taken_out() -> None:

@@ -16,7 +16,7 @@ from shared.domain.health import Profile
 from shared.providers import registry
 from shared.store.redis import Lane, client
 from shared.telemetry.metrics import Metrics
-from shared.upstream.health import Health, Pace
+from shared.upstream.health import Health, Pace, Probe
 
 QUICK = Profile(failures=3, open_s=0.02, longest_open_s=0.02, cooldown_s=1.0, longest_cooldown_s=2.0)
 """Breakers that open for about 20 ms."""
@@ -43,17 +43,25 @@ def with_credential(made: Deployment, version: int) -> Deployment:
     return msgspec.structs.replace(made, connection=connection)
 
 
+class SkewedClock(SystemClock):
+    """A node's clock that is wrong."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self.now_s = lambda: time.time() + ahead_s
+
+
 class Node:
-    def __init__(self, url: str, pace: Pace, chance: Callable[[], float], live: int) -> None:
+    def __init__(self, url: str, pace: Pace, chance: Callable[[], float], live: int, ahead_s: float = 0.0) -> None:
+        self.clock = SkewedClock(ahead_s)
         self.lane = Lane(url, deadline_s=0.5)
         self.redis = client(url)
         self.metrics = Metrics()
-        self.health = Health(self.lane, SystemClock(), self.metrics, lambda: live, pace=pace, chance=chance)
+        self.health = Health(self.lane, self.redis, self.clock, self.metrics, lambda: live, pace=pace, chance=chance)
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.lane.open()
-        self._running = asyncio.ensure_future(self.health.run(self.redis))
+        self._running = asyncio.ensure_future(self.health.run())
 
     async def die(self) -> None:
         """As a process does: no goodbye."""
@@ -64,8 +72,16 @@ class Node:
         await self.redis.aclose()
 
     def standing(self, made: Deployment) -> str | None:
-        standing = self.health.standing(made, time.time())
+        standing = self.health.standing(made, self.clock.now_s())
         return None if standing is None else standing.state
+
+    async def claimed(self, made: Deployment) -> Probe:
+        """The probe, once it is due by Redis' clock too."""
+        began_s = time.monotonic()
+        while (probe := await self.health.claim(made)) is None:
+            assert time.monotonic() - began_s < 5, "nothing could be claimed"
+            await asyncio.sleep(0.002)
+        return probe
 
     def fail(self, made: Deployment, times: int = 1, failure: Failure = BROKEN) -> None:
         for _ in range(times):
@@ -74,9 +90,15 @@ class Node:
 
 @asynccontextmanager
 async def nodes(
-    url: str, count: int = 1, *, pace: Pace = PACE, chance: Callable[[], float] = lambda: 0.5, live: int | None = None
+    url: str,
+    count: int = 1,
+    *,
+    pace: Pace = PACE,
+    chance: Callable[[], float] = lambda: 0.5,
+    live: int | None = None,
+    ahead_s: float = 0.0,
 ) -> AsyncIterator[list[Node]]:
-    made = [Node(url, pace, chance, live or count) for _ in range(count)]
+    made = [Node(url, pace, chance, live or count, ahead_s) for _ in range(count)]
     try:
         for node in made:
             await node.start()

@@ -13,7 +13,7 @@ from redis import Redis
 
 from shared.domain.health import MarkState, Profile
 from shared.routing.breaker import (
-    FORGET_MS,
+    FORGET_LOCK_MS,
     Board,
     Cause,
     Claim,
@@ -75,7 +75,7 @@ class SideBySide(RuleBasedStateMachine):
         assert reply == expected
         return expected
 
-    @rule(ms=st.sampled_from([0, 1, 400, 5_000, 16_000, 70_000, 700_000, FORGET_MS]))
+    @rule(ms=st.sampled_from([0, 1, 400, 5_000, 16_000, 70_000, 700_000, 3_600_000, FORGET_LOCK_MS]))
     def time_passes(self, ms: int) -> None:
         self.now_ms += ms
 

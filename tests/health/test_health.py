@@ -167,15 +167,13 @@ async def test_an_account_without_credit_is_locked_and_tried_again(redis_url: st
         await until(lambda: two.standing(lab) == "locked")
         assert await two.health.claim(lab) is None
         await until(lambda: two.standing(lab) == "half_open_due")
-        claimed = [await node.health.claim(lab) for node in (one, two)]
-        (granted,) = [probe for probe in claimed if probe is not None]
-        assert (granted.breaker, granted.lock is not None) == (None, True)
-        node = one if claimed[0] is granted else two
-        node.health.report(lab, empty, probe=granted)
+        probe = await one.claimed(lab)
+        assert await two.health.claim(lab) is None
+        assert (probe.breaker, probe.lock is not None) == (None, True)
+        one.health.report(lab, empty, probe=probe)
         await until(lambda: {one.standing(lab), two.standing(lab)} == {"locked"})
         await until(lambda: two.standing(lab) == "half_open_due")
-        probe = await two.health.claim(lab)
-        assert probe is not None
+        probe = await two.claimed(lab)
         two.health.report(lab, None, probe=probe)
         await until(lambda: not (one.health.marks or two.health.marks))
 
@@ -194,6 +192,24 @@ async def test_a_change_reaches_every_node_within_250_ms(redis_url: str) -> None
     print(f"reach: p50 {reach_ms[30]:.1f} ms, max {reach_ms[-1]:.1f} ms")
     assert reach_ms[30] < 250
     assert reach_ms[-1] < 1_250
+
+
+async def test_nodes_whose_clocks_are_wrong_agree_with_the_others(redis_url: str) -> None:
+    lab = deployment(profile=Profile(failures=1, open_s=0.5, longest_open_s=0.5))
+    async with (
+        nodes(redis_url) as (right,),
+        nodes(redis_url, ahead_s=3600.0) as (fast,),
+        nodes(redis_url, ahead_s=-3600.0) as (slow,),
+    ):
+        right.fail(lab)
+        await until(lambda: {node.standing(lab) for node in (right, fast, slow)} == {"open"})
+        for node in (right, fast, slow):
+            standing = node.health.standing(lab, node.clock.now_s())
+            assert standing is not None
+            assert 0 < standing.until_s - node.clock.now_s() < 0.65
+        took_s = await until(lambda: {node.standing(lab) for node in (right, fast, slow)} == {"half_open_due"})
+        assert took_s < 2
+        assert await slow.claimed(lab)
 
 
 async def test_a_node_that_comes_later_knows_what_the_others_know(redis_url: str) -> None:
@@ -216,13 +232,11 @@ async def test_breakers_back_off_and_a_probe_that_succeeds_begins_anew(redis_url
             began_s = time.monotonic()
             await until(lambda: node.standing(lab) == "half_open_due")
             lasted.append(time.monotonic() - began_s)
-            probe = await node.health.claim(lab)
-            assert probe is not None
+            probe = await node.claimed(lab)
             assert node.standing(lab) == "open"
             node.health.report(lab, BROKEN, probe=probe)
         await until(lambda: node.standing(lab) == "half_open_due")
-        probe = await node.health.claim(lab)
-        assert probe is not None
+        probe = await node.claimed(lab)
         node.health.report(lab, None, probe=probe)
         await until(lambda: not node.health.marks)
         node.fail(lab)

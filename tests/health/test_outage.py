@@ -101,5 +101,5 @@ async def test_a_forgotten_script_is_taught_again(redis_server: EmbeddedRedis) -
             node.fail(lab, 3)
             await until(lambda: node.standing(lab) == "half_open_due")
             await redis.script_flush()
-            assert await node.health.claim(lab) is not None
+            assert await node.claimed(lab)
         assert not node.health._cluster.alone

@@ -123,8 +123,7 @@ async def test_a_dead_nodes_probe_goes_to_another_after_its_lease(redis_url: str
     async with nodes(redis_url, 2) as (one, two):
         one.fail(lab, 2)
         await until(lambda: two.standing(lab) == "half_open_due")
-        held = await one.health.claim(lab)
-        assert held is not None
+        held = await one.claimed(lab)
         await one.die()
         began_s = time.monotonic()
         probe = None
@@ -135,14 +134,31 @@ async def test_a_dead_nodes_probe_goes_to_another_after_its_lease(redis_url: str
         assert probe.breaker != held.breaker
 
 
+async def test_a_probe_of_a_call_that_left_while_it_asked_is_given_back(redis_url: str) -> None:
+    lab = deployment(profile=QUICK)
+    async with nodes(redis_url, 2) as (one, two):
+        one.fail(lab, 2)
+        await until(lambda: one.standing(lab) == "half_open_due" and two.standing(lab) == "half_open_due")
+        await asyncio.sleep(0.02)
+        claiming = asyncio.ensure_future(one.health.claim(lab))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        assert claiming.cancelled()
+        began_s = time.monotonic()
+        assert await two.claimed(lab)
+        assert time.monotonic() - began_s < PACE.lease_s / 2
+        assert not one.health._probes
+
+
 async def test_a_long_probe_keeps_its_lease_and_a_late_end_is_not_heard(redis_url: str) -> None:
     lab = deployment(profile=QUICK)
     pace = type(PACE)(lease_s=0.4, renew_s=0.1, tick_s=0.05)
     async with nodes(redis_url, 2, pace=pace) as (one, two):
         one.fail(lab, 2)
         await until(lambda: two.standing(lab) == "half_open_due")
-        probe = await one.health.claim(lab)
-        assert probe is not None
+        probe = await one.claimed(lab)
         for _ in range(20):
             assert await two.health.claim(lab) is None
             await asyncio.sleep(0.05)
@@ -166,10 +182,10 @@ async def test_a_probe_that_nobody_ends_is_not_renewed_for_ever(redis_url: str) 
     async with nodes(redis_url, pace=pace) as (node,):
         node.fail(lab, 2)
         await until(lambda: node.standing(lab) == "half_open_due")
-        assert await node.health.claim(lab) is not None
+        assert await node.claimed(lab)
         took_s = await until(lambda: node.standing(lab) == "half_open_due")
         assert 0.5 < took_s < 3
-        assert await node.health.claim(lab) is not None
+        assert await node.claimed(lab)
 
 
 async def test_one_probe_serves_a_locked_connection_and_its_breaker(redis_url: str) -> None:
@@ -179,14 +195,12 @@ async def test_one_probe_serves_a_locked_connection_and_its_breaker(redis_url: s
         one.fail(lab, 2)
         one.fail(sibling, 1, REFUSED)
         await until(lambda: len(two.health.marks) == 2 and two.standing(lab) == "half_open_due")
-        probe = await two.health.claim(lab)
-        assert probe is not None
+        probe = await two.claimed(lab)
         assert len(probe.claims()) == 2
         assert await one.health.claim(sibling) is None
         two.health.report(lab, BROKEN, probe=probe)  # says nothing about the credential
         await until(lambda: one.standing(sibling) == "half_open_due")
-        probe = await one.health.claim(sibling)
-        assert probe is not None
+        probe = await one.claimed(sibling)
         one.health.report(sibling, None, probe=probe)
         await until(lambda: list(two.health.marks) == [lab.key])
 
@@ -196,8 +210,7 @@ async def test_a_429_lets_the_next_probe_go_when_the_connection_has_cooled_down(
     async with nodes(redis_url, 2) as (one, two):
         one.fail(lab, 2)
         await until(lambda: two.standing(lab) == "half_open_due")
-        probe = await two.health.claim(lab)
-        assert probe is not None
+        probe = await two.claimed(lab)
         trips = two.health.marks[lab.key].trips
         limited = type(LIMITED)(failure_class=LIMITED.failure_class, message="answered 429", status=429, retry_after_s=1.0)
         two.health.report(lab, limited, probe=probe)
@@ -205,4 +218,4 @@ async def test_a_429_lets_the_next_probe_go_when_the_connection_has_cooled_down(
         assert await one.health.claim(lab) is None
         await until(lambda: one.standing(lab) == "half_open_due")
         assert one.health.marks[lab.key].trips == trips
-        assert await one.health.claim(lab) is not None
+        assert await one.claimed(lab)

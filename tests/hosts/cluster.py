@@ -159,14 +159,23 @@ class Cluster:
 
 @asynccontextmanager
 async def running(
-    database_url: str, redis_url: str, directory: Path, *, nodes: int = 1, workers: int = 1, **document: Any
+    database_url: str,
+    redis_url: str,
+    directory: Path,
+    *,
+    nodes: int = 1,
+    workers: int = 1,
+    demo: bool = False,
+    **document: Any,
 ) -> AsyncIterator[Cluster]:
+    """With `demo` the scripted provider stands behind the `demo/` models too."""
     async with upstream() as provider:
         cluster = Cluster(database_url, redis_url, directory, provider)
         try:
             await cluster.configure(**document)
+            simulator = {"WAYSTATION_SIMULATOR_URL": provider.url} if demo else {}
             for _ in range(nodes):
-                cluster.start_node()
+                cluster.start_node(**simulator)
             for _ in range(workers):
                 cluster.start_worker()
             for node in range(nodes):

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from shared.domain.load import Figures
 from shared.domain.policy import Needs, Preferences
 from shared.domain.routing import Strategy
-from shared.routing.plan import MOST_ATTEMPTS, Plan, decide
+from shared.routing.plan import MOST_ATTEMPTS, Plan, decide, refusal
 from shared.routing.pool import Group, Pool, joined
 from shared.routing.strategy import Inputs
 from tests.routing.made import deployment, group, inputs, pool
+from tests.routing.test_eligible import Marked, Standing
 
 A1, A2, A3 = (deployment("a/m", f"a{at}") for at in (1, 2, 3))
 B1, B2 = (deployment("b/m", f"b{at}") for at in (1, 2))
@@ -66,7 +67,20 @@ def test_order_puts_some_in_front_and_only_them_without_fallbacks() -> None:
     made = pool(group(A1), group(B1), group(C))
     assert names(decide(made, inputs(), preferences=Preferences(order=("c", "b")))) == ["c", "b1", "a1"]
     strict = Preferences(order=("c", "b"), allow_fallbacks=False)
-    assert names(decide(made, inputs(), preferences=strict)) == ["c", "b1"]
+    plan = decide(made, inputs(), preferences=strict)
+    assert names(plan) == ["c", "b1"]
+    assert [(each.name, each.rule) for each in plan.removed] == [("a/m", "provider.order")]
+    nobody = decide(made, inputs(), preferences=Preferences(order=("nobody",), allow_fallbacks=False))
+    assert (names(nobody), refusal(nobody).status) == ([], 404)
+
+
+def test_without_fallbacks_panic_brings_back_one_of_those_that_are_wanted() -> None:
+    made = pool(deployment("a/m"), deployment("b/m"), deployment("c/m"))
+    health = Marked(a=Standing("open", 9), b=Standing("open", 5))
+    wanted = Preferences(order=("a",), allow_fallbacks=False)
+    assert names(decide(made, inputs(), preferences=wanted, health=health)) == ["a"]
+    sick = Marked(a=Standing("open", 9), b=Standing("open", 5), c=Standing("open", 7))
+    assert names(decide(made, inputs(), preferences=Preferences(allow_fallbacks=False), health=sick)) == ["b"]
 
 
 def test_without_fallbacks_there_is_one_and_no_chain() -> None:

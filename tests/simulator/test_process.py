@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -75,5 +76,18 @@ async def test_a_taken_port_is_one_clear_line() -> None:
         port = taken.getsockname()[1]
         process = await start("--port", str(port))
         _, said = await process.communicate()
-    assert process.returncode == 1
+        as_json = await start("--port", str(port), "--json")
+        _, said_as_json = await as_json.communicate()
+    assert (process.returncode, as_json.returncode) == (1, 1)
     assert said.decode() == f"simulator: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert json.loads(said_as_json) == {"error": f"cannot listen on 127.0.0.1:{port}: Address already in use"}
+
+
+async def test_it_says_where_it_listens_as_json() -> None:
+    process = await start("--port", "0", "--json")
+    assert process.stdout is not None
+    told = json.loads(await process.stdout.readline())
+    process.terminate()
+    await process.communicate()
+    assert told["pid"] == process.pid
+    assert told["url"].startswith("http://127.0.0.1:")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.domain.catalogue import Capability, Params
+from shared.domain.health import PROFILES, ProfileKind
 from shared.domain.limits import Mode, Period, Scope
 from shared.domain.upstream_limits import Queue, Quota, QuotaUnit, UpstreamLimits, Window
 from shared.providers import registry
@@ -68,6 +70,21 @@ async def test_everything_comes_back_as_it_was_written(pool: AsyncEngine) -> Non
         (Period.MONTH, 5_000_000_000, True), (Period.DAY, 1_000_000_000, False),
     }  # fmt: skip
     assert read.prices["lab/big"].request_nano == 10_000_000
+
+
+async def test_a_profile_is_its_kinds_with_what_the_connection_sets(pool: AsyncEngine) -> None:
+    far = LAB | {"base_url": "https://api.lab.example/v1"}
+    for entry, expected in (
+        (LAB, PROFILES[ProfileKind.LOCAL]),
+        (LAB | {"profile": {"failures": 7}}, msgspec.structs.replace(PROFILES[ProfileKind.LOCAL], failures=7)),
+        (LAB | {"profile": {"kind": "oauth"}}, PROFILES[ProfileKind.OAUTH]),
+        (far | {"profile": {"open_s": 5}}, msgspec.structs.replace(PROFILES[ProfileKind.API_KEY], open_s=5)),
+        (far, PROFILES[ProfileKind.API_KEY]),
+    ):
+        assert (await put(pool, connections=[entry])).changed
+        assert not (await put(pool, connections=[entry])).changed
+        (lab,) = (await load(pool)).connections
+        assert lab.profile == expected
 
 
 async def test_the_same_document_again_changes_nothing(pool: AsyncEngine) -> None:

@@ -67,6 +67,12 @@ def test_a_whole_document() -> None:
         ),
         ("[top_k]", "[max_tokens]", "gateway.yaml:12 connections[0].drop_params: 'max_tokens' decides about routing or money"),
         ("seed: 1", "n: 9", "connections[0].models[1]"),
+        (
+            "drop_params: [top_k]",
+            "profile: {failures: 0.2}",
+            "gateway.yaml:12 connections[0].profile.failures: Input should be greater than or equal to 1",
+        ),
+        ("drop_params: [top_k]", "profile: {kind: vip}", "connections[0].profile.kind: Input should be 'api_key', 'oauth' or"),
         ("app: waystation", "model: other", "'metadata.model' decides about routing or money"),
         ("rpm: 10", "rpm: -1", "gateway.yaml:16 limits[0].rpm: Input should be greater than 0"),
         ("team: acme/search, ", "", "gateway.yaml:16 limits[0]: must name exactly one of organisation, team, key"),

@@ -85,3 +85,18 @@ async def test_spent_is_the_periods_sum_and_says_which_ids_it_holds(pool: AsyncE
     start = datetime(1970, 1, 1, tzinfo=UTC)
     assert await source.spent(budget, start, None, [booked.event_id, absent.event_id]) == (5, frozenset({booked.event_id}))
     assert await source.spent(budget, datetime(2030, 1, 1, tzinfo=UTC), None, []) == (0, frozenset())
+
+
+async def test_many_spells_are_asked_for_at_once(pool: AsyncEngine) -> None:
+    await ledger.book(pool, [event(), event(key_id="other")])
+    long_ago, later = datetime(1970, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
+    spells = [
+        ledger.Spell(Scope.KEY, "k", long_ago),
+        ledger.Spell(Scope.ORGANISATION, event().organisation_id, long_ago),
+        ledger.Spell(Scope.KEY, "k", long_ago, end=datetime(1971, 1, 1, tzinfo=UTC)),
+        ledger.Spell(Scope.KEY, "k", later),
+        ledger.Spell(Scope.TEAM, "nobody", long_ago),
+    ]
+    async with pool.connect() as connection:
+        assert await ledger.spent(connection, spells) == [5, 10, 0, 0, 0]
+        assert await ledger.spent(connection, []) == []

@@ -72,6 +72,7 @@ async def test_routes_come_back_as_they_were_written(pool: AsyncEngine) -> None:
         ),
         ({"routes": {"slow": {"targets": ["lab/a", "lab/a"]}}}, "routes.slow.targets[1]: 'lab/a' is there twice"),
         ({"routes": {"slow": FAST | {"organisation": "no"}}}, "routes.slow.organisation: there is no organisation 'no'"),
+        ({"accounts": {"ds": "random"}}, "accounts.ds: is another name for 'deepseek': say that"),
         ({"accounts": {"nobody": "random"}}, "accounts.nobody: no connection has this prefix"),
         ({"keys": [{"key": "nobody", "no_training": True}]}, "keys[0].key: there is no key 'nobody'"),
         ({"keys": [{"key": "twin", "no_training": True}]}, "keys[0].key: two keys are named 'twin'"),

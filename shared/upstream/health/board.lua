@@ -19,7 +19,8 @@
 -- Publishes on ws:health {v, s, m} for each changed mark (m absent: gone), {s, n, k} after a strike: n in a row, for k ms.
 -- Invariants: versions only grow; a mark's epoch is the version of its last transition; at most one lease per epoch.
 -- The same in Python, and tested against this: shared/routing/breaker.py.
-local CHANNEL, KEEP_MS, FORGET_MS, MOST_MARKS, MOST_DOUBLINGS = 'ws:health', 600000, 86400000, 10000, 30
+local CHANNEL, KEEP_MS, MOST_MARKS, MOST_DOUBLINGS = 'ws:health', 600000, 2000, 30
+local FORGET_BREAKER_MS, FORGET_LOCK_MS = 3600000, 86400000
 local now = tonumber(ARGV[1])
 if not now then
   local t = redis.call('TIME')
@@ -209,7 +210,8 @@ local function look()
   reply = {redis.call('GET', KEYS[2]) or '0', string.format('%.0f', now), redis.call('HGET', KEYS[3], 'life') or ''}
   for i = 1, #found, 2 do
     local mark = cjson.decode(found[i + 1])
-    local over = mark.state == 'cooling' and mark.until_ms or due(mark) + FORGET_MS
+    local over = mark.state == 'cooling' and mark.until_ms
+      or due(mark) + (mark.state == 'locked' and FORGET_LOCK_MS or FORGET_BREAKER_MS)
     if over <= now then
       redis.call('HDEL', marks, found[i])
     else

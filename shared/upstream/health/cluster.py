@@ -11,7 +11,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -32,19 +31,22 @@ log = logging.getLogger(__name__)
 
 POLL_S = 2.0
 RETRY_S = 0.2
+LOOK_DEADLINE_S = 5.0
 
 Struck = Callable[[str, float, float], None]
 """(subject, failures in a row, how long to remember them in s)"""
 
 
 class Cluster:
-    def __init__(self, lane: Lane, clock: Clock, metrics: Metrics, struck: Struck) -> None:
+    def __init__(self, lane: Lane, redis: Redis, clock: Clock, metrics: Metrics, struck: Struck) -> None:
         self.mirror = Mirror()
         self._lane = lane
+        self._redis = redis
         self._clock = clock
         self._metrics = metrics
         self._struck = struck
         self._script = lane.register(source())
+        self._looking = redis.register_script(source())
         self._own: Board | None = None
 
     @property
@@ -68,24 +70,24 @@ class Cluster:
             self._decide(operation, None)
 
     async def look(self) -> None:
-        """Take over the shared board as it is now. Raises RedisUnavailable or hiredis.ReplyError."""
+        """Take over the shared board as it is now. Raises RedisError, OSError or TimeoutError."""
         mirror = self.mirror
         began_s = self._clock.now_s()
-        look = read_look(await self._run(look_call()))
+        look = read_look(await self._off_the_lane(look_call()))
         mirror.ahead_ms = look.now_ms - 500 * (began_s + self._clock.now_s())
         if look.life != mirror.life or not look.life:
             if mirror.life:
                 log.warning("Redis forgot what is open and locked; telling it")
             known = mirror.marks if mirror.life else {}
-            await self._run(revive_call(look.life or secrets.token_hex(8), known))
-            look = read_look(await self._run(look_call()))
+            await self._off_the_lane(revive_call(look.life or secrets.token_hex(8), known))
+            look = read_look(await self._off_the_lane(look_call()))
         mirror.adopt(look, alone=self.alone)
         self._own = None
 
-    async def listen_forever(self, redis: Redis) -> None:
+    async def listen_forever(self) -> None:
         while True:
             try:
-                async with redis.pubsub() as channel:
+                async with self._redis.pubsub() as channel:
                     await channel.subscribe(keys.HEALTH_CHANNEL)
                     await self._listen(channel)
             except (RedisError, OSError, TimeoutError):
@@ -103,8 +105,10 @@ class Cluster:
                 self.heard(message["data"])
             elif message is not None or left_s <= 0:
                 looked_s = time.monotonic()
-                with suppress(RedisUnavailable, hiredis.ReplyError):
+                if self._lane.up:
                     await self.look()
+                else:  # this node's calls cannot reach the board: it goes on alone
+                    looked_s -= POLL_S - RETRY_S
 
     def heard(self, message: bytes) -> None:
         notice = read_notice(message)
@@ -112,6 +116,13 @@ class Cluster:
             self._struck(notice.s, notice.n, notice.k / 1000)
         else:
             self.mirror.take([Change(notice.v, notice.s, notice.m)])
+
+    async def _off_the_lane(self, call: Call) -> list[Any]:
+        """What no call waits for stays away from the calls' own connection."""
+        called_keys, arguments = call
+        async with asyncio.timeout(LOOK_DEADLINE_S):
+            reply: list[Any] = await self._looking(keys=called_keys, args=arguments)
+            return reply
 
     async def _run(self, call: Call) -> list[Any]:
         called_keys, arguments = call

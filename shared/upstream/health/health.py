@@ -95,6 +95,7 @@ class Health:
     def __init__(
         self,
         lane: Lane,
+        redis: Redis,
         clock: Clock,
         metrics: Metrics,
         live_nodes: Callable[[], int],
@@ -107,7 +108,7 @@ class Health:
         self._live_nodes = live_nodes
         self._pace = pace or Pace()
         self._chance = chance
-        self._cluster = Cluster(lane, clock, metrics, self._struck)
+        self._cluster = Cluster(lane, redis, clock, metrics, self._struck)
         self._mirror = self._cluster.mirror
         self.marks: Mapping[str, Mark] = self._mirror.marks
         """What is wrong, by Deployment.key or connection id. Empty when all is well: test that first."""
@@ -165,12 +166,12 @@ class Health:
             log.exception("health could not be told")
 
     async def look(self) -> None:
-        """See the shared board now. Raises RedisUnavailable."""
+        """See the shared board now. Raises RedisError, OSError or TimeoutError."""
         await self._cluster.look()
 
-    async def run(self, redis: Redis) -> None:
+    async def run(self) -> None:
         """Follow the shared board for ever, and do what has to be done now and then."""
-        await asyncio.gather(self._cluster.listen_forever(redis), self._tick_forever())
+        await asyncio.gather(self._cluster.listen_forever(), self._tick_forever())
 
     async def _tick_forever(self) -> None:
         while True:
@@ -266,6 +267,8 @@ class Health:
 
     def _strike(self, deployment: Deployment, weight: float, cause: Cause) -> None:
         """Tell the cluster of a failure (weight 0: of none) and of the successes before it."""
+        if deployment.key in self.marks:
+            return  # a call from before it opened, or one that had no choice: the board would not count it
         watched = self._watched.get(deployment.key)
         successes = 0
         if watched is not None:

@@ -27,7 +27,7 @@ class Undo(StrEnum):
 async def listed(redis: Redis) -> list[dict[str, Any]]:
     """Every mark, the longest-standing first; see `row`."""
     look = await _look(redis)
-    return [row(subject, mark, look.now_ms) for subject, mark in sorted(look.marks.items(), key=lambda at: at[1].since_ms)]
+    return [row(subject, mark, look.now_ms) for subject, mark in _by_age(look)]
 
 
 def row(subject: str, mark: Mark, now_ms: int) -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def undo(redis: Redis, pool: AsyncEngine, what: Undo, name: str | None, *,
     """Take away what is on `name` (None: on everything): a connection's name or id, with `reset` its deployments too; or a
     deployment's `prefix/model-id` or id. The names of what was freed; written to the audit log, or nothing is done."""
     look = await _look(redis)
-    found = {subject: mark for subject, mark in look.marks.items() if _meant(subject, mark, what, name)}
+    found = {subject: mark for subject, mark in _by_age(look) if _meant(subject, mark, what, name)}
     if not found:
         return []
     async with pool.begin() as connection:
@@ -74,6 +74,10 @@ def _meant(subject: str, mark: Mark, what: Undo, name: str | None) -> bool:
     if what is Undo.UNLOCK and mark.state not in CONNECTIONS:
         return False
     return name is None or name in (subject, subject.partition("/")[0], mark.connection, mark.model)
+
+
+def _by_age(look: Look) -> list[tuple[str, Mark]]:
+    return sorted(look.marks.items(), key=lambda found: (found[1].since_ms, found[0]))
 
 
 async def _look(redis: Redis) -> Look:

@@ -168,12 +168,12 @@ def check_call(envelope: Envelope) -> ChatCall:
     model = checked_model(envelope.text("model"))
     messages = messages_of(envelope)
     stream = envelope.flag("stream")
-    bounds = [envelope.integer(name, 1, MAX_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
+    cap, other = envelope.integer("max_tokens", 1, MAX_TOKENS), envelope.integer("max_completion_tokens", 1, MAX_TOKENS)
     call = ChatCall(
         model=model,
         stream=stream,
         include_usage=_include_usage(envelope) and stream,
-        max_tokens=max((bound for bound in bounds if bound is not None), default=None),
+        max_tokens=cap if other is None else max(other, cap or 0),
         choices=envelope.integer("n", 1, MAX_CHOICES) or 1,
         messages=len(messages),
         media=_media(messages),

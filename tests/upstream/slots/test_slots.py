@@ -57,6 +57,31 @@ async def test_a_slot_costs_one_command_that_leaves_with_its_turn(slots: Slots, 
         assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 2  # one in, one out
 
 
+async def test_it_asks_before_it_is_awaited_in_the_same_write_as_its_neighbours(slots: Slots) -> None:
+    wire = slots._lane._wire
+    assert wire is not None
+    ping, taken = slots._lane.call(b"PING"), take(slots, limits(requests_per_minute=600))
+    assert len(wire._out) == 2  # nothing has left yet, both will together
+    assert await ping == b"PONG"
+    await asyncio.sleep(0)
+    assert (await taken).tokens == 10
+
+
+async def test_what_happens_is_counted(slots: Slots) -> None:
+    setting = limits(requests_per_minute=1200, burst_requests=1)
+    await take(slots, setting)
+    await take(slots, setting)
+    await why(take(slots, setting, wait_s=0))
+    (await take(slots, setting)).done(0, 429, {"retry-after": "1"})
+    series = {
+        each.name: each.value for family in slots._meters.collect() for each in family.samples if each.name[-6:] != "bucket"
+    }
+    assert series["waystation_upstream_wait_seconds_count"] == 2
+    assert 0.05 < series["waystation_upstream_wait_seconds_sum"] < 1.0
+    assert series["waystation_upstream_refused_total"] == series["waystation_upstream_pauses_total"] == 1
+    assert series["waystation_upstream_waiting"] == 0
+
+
 async def test_concurrency_is_one_over_all_nodes_and_grants_reach_the_right_one(redis_url: str) -> None:
     setting = limits(concurrent_requests=2, adaptive=False)
     async with nodes(redis_url, 3) as made:
