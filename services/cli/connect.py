@@ -111,6 +111,11 @@ def kilo(to: Target) -> Advice:
     return made._replace(note="Kilo CLI", path=".config/kilo/kilo.json")
 
 
+def qwen_code(to: Target) -> Advice:
+    variables = (("OPENAI_BASE_URL", f"{to.url}/v1"), ("OPENAI_API_KEY", to.key), ("OPENAI_MODEL", to.model))
+    return Advice("Qwen Code: start it as `qwen --auth-type openai`.", variables=variables)
+
+
 def librechat(to: Target) -> Advice:
     text = (
         "endpoints:\n  custom:\n    - name: Waystation\n      apiKey: ${WAYSTATION_KEY}\n"
@@ -157,6 +162,7 @@ TOOLS: dict[str, Callable[[Target], Advice]] = {
     "open-webui": open_webui,
     "openai-sdk": openai_sdk,
     "opencode": opencode,
+    "qwen-code": qwen_code,
 }
 
 

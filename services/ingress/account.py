@@ -15,7 +15,8 @@ from aiohttp import web
 
 from services.ingress.models import caller, json
 from services.ingress.node import Node
-from shared.domain.limits import Period, Scope, period_start
+from shared.domain.limits import Budget, Period, Scope, period_end, period_start
+from shared.domain.money import MAX_USD
 from shared.domain.refusal import Reason, refuse
 from shared.snapshot.snapshot import KeyEntry
 from shared.store import ledger
@@ -29,8 +30,13 @@ async def key(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The key's own spending, and its own hard budget, the one with the least left. Raises Refused."""
     entry = caller(request, node)
     now = _now(node)
-    amounts = await _spent(node, [_spell(Scope.KEY, entry.principal.key_id, period, now) for period in Period])
-    spent = dict(zip(Period, amounts, strict=True))
+    hard = [budget for budget in entry.budgets if budget.hard]
+    spells = [_spell(Scope.KEY, entry.principal.key_id, period, now) for period in Period]
+    spells += [_spell(budget.scope, budget.scope_id, budget.period, now) for budget in hard]
+    amounts = await _spent(node, spells)
+    spent = dict(zip(Period, amounts, strict=False))
+    layers = zip(hard, amounts[len(spent) :], strict=True)
+    budgets = [_told_budget(budget, amount, now) for budget, amount in layers]
     own = [budget for budget in entry.budgets if budget.scope is Scope.KEY and budget.hard]
     limit = min(own, key=lambda budget: budget.limit_nano_usd - spent[budget.period], default=None)
     usage = {f"usage_{name}": spent[period] / NANO for period, name in NAMES.items()}
@@ -53,17 +59,38 @@ async def key(request: web.BaseRequest, node: Node) -> web.StreamResponse:
                 "organization_id": entry.principal.organisation_id,
                 "workspace_id": entry.principal.team_id,
                 "allowed_data_regions": [],
-                "free_model_daily_requests": {},
+                "free_model_daily_requests": {"limit": 0, "used": 0, "remaining": 0},
                 "expires_at": _iso(entry.expires_at_s),
                 "rate_limit": _rate_limit(entry),
+                "budgets": budgets,
+                "effective_budget": min(budgets, key=lambda budget: budget["remaining_usd"], default=None),
             }
         }
     )
 
 
+SCOPES = {Scope.ORGANISATION: "workspace", Scope.TEAM: "workspace", Scope.KEY: "key_limit"}
+
+
+def _told_budget(budget: Budget, spent: int, now: datetime) -> dict[str, Any]:
+    """A hard budget as one of OpenRouter's layers."""
+    ends = period_end(budget.period, now)
+    return {
+        "scope": SCOPES[budget.scope],
+        "budget_id": budget.budget_id,
+        "guardrail_id": None,
+        "include_byok": False,
+        "limit_usd": budget.limit_nano_usd / NANO,
+        "spend_usd": spent / NANO,
+        "remaining_usd": (budget.limit_nano_usd - spent) / NANO,
+        "reset_interval": NAMES.get(budget.period),
+        "resets_at": None if ends is None else ends.isoformat(),
+    }
+
+
 async def credits(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """What the key has used, and how much that and the rest of its budgets is. Without a hard budget nothing bounds it: the
-    total is null. Raises Refused."""
+    total is then the largest budget there is, since the format wants a number. Raises Refused."""
     entry = caller(request, node)
     now = _now(node)
     hard = [budget for budget in entry.budgets if budget.hard]
@@ -71,7 +98,7 @@ async def credits(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     spells = [_spell(budget.scope, budget.scope_id, budget.period, now) for budget in hard]
     used, *spent = await _spent(node, [own, *spells])
     left = [budget.limit_nano_usd - amount for budget, amount in zip(hard, spent, strict=True)]
-    total = (used + max(0, min(left))) / NANO if left else None
+    total = (used + max(0, min(left))) / NANO if left else int(MAX_USD)
     return json({"data": {"total_credits": total, "total_usage": used / NANO}})
 
 
@@ -97,9 +124,9 @@ def _told(event: dict[str, Any]) -> dict[str, Any]:
     nothing = dict.fromkeys(
         (
             "finish_reason", "native_finish_reason", "cache_discount", "moderation_latency", "http_referer", "app_id",
-            "user_agent", "upstream_id", "external_user", "session_id", "preset_id", "service_tier", "router", "data_region",
-            "num_media_prompt", "num_media_completion", "num_search_results", "num_fetches", "native_tokens_completion_images",
-            "num_input_audio_prompt",
+            "user_agent", "upstream_id", "external_user", "session_id", "preset_id", "service_tier", "router",
+            "web_search_engine", "workspace_id", "num_media_prompt", "num_media_completion", "num_search_results",
+            "num_fetches", "native_tokens_completion_images", "num_input_audio_prompt",
         )
     )  # fmt: skip
     return nothing | {
@@ -122,6 +149,7 @@ def _told(event: dict[str, Any]) -> dict[str, Any]:
         "latency": whole if first is None else first,
         "generation_time": whole,
         "is_byok": False,
+        "data_region": "global",
         "origin": "",
         "provider_responses": [{"provider_name": event["provider"], "status": 200 if event["outcome"] == "ok" else None}],
     }

@@ -23,6 +23,7 @@ from services.ingress import (
     responses,
 )  # fmt: skip
 from services.ingress.connection import check_head
+from services.ingress.endpoint import at_openrouter
 from services.ingress.node import Node
 from services.ingress.refusals import refusal_response
 from shared.domain.catalogue import WireFormat
@@ -59,6 +60,8 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/api/v1/embeddings": {"POST": inference.embeddings},
     "/api/v1/messages": {"POST": inference.messages},
     "/api/v1/rerank": {"POST": inference.rerank},
+    "/api/v1/audio/speech": {"POST": inference.speech},
+    "/api/v1/audio/transcriptions": {"POST": inference.transcriptions},
     "/api/provider-models": {
         "GET": provider_models.show,
         "POST": provider_models.add,
@@ -101,7 +104,9 @@ def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamRe
             return await handler(request, node)
         except Refused as refused:
             node.gateway.metrics.refused(refused.refusal.reason)
-            return refusal_response(refused.refusal, request_id=None, wire_format=dialect(request))
+            return refusal_response(
+                refused.refusal, request_id=None, wire_format=dialect(request), openrouter=at_openrouter(request)
+            )
 
     return dispatch
 

@@ -39,6 +39,7 @@ async def serve(
 
     `model`, `stream` and `provider` are those of the URL, where it has them.
     """
+    openrouter = at_openrouter(request)
     sink = HttpSink(request, streams, wire_format)
     headers = request.headers
     arrival = Arrival(
@@ -52,6 +53,7 @@ async def serve(
         stream=stream,
         provider=provider,
         sse=sse,
+        openrouter=openrouter,
         deadline=headers.get("x-waystation-deadline-s"),
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
@@ -61,13 +63,21 @@ async def serve(
     except Refused as refused:
         gateway.metrics.refused(refused.refusal.reason)
         if not sink.started:
-            response = refusal_response(refused.refusal, request_id=x.event_id, wire_format=wire_format)
+            response = refusal_response(refused.refusal, request_id=x.event_id, wire_format=wire_format, openrouter=openrouter)
             response.headers.extend((name, value) for name, value in x.headers.items() if name not in response.headers)
             return sink.finished(response, gateway.draining)
         await sink.fail(refused.refusal)
     finally:
         streams.forget(sink)
     return sink.finished(None, gateway.draining)
+
+
+OPENROUTER = "/api/v1/"
+
+
+def at_openrouter(request: web.BaseRequest) -> bool:
+    """Whether the caller is one of OpenRouter's. The raw path: asking aiohttp for a request's path builds a URL object."""
+    return request._message.path.startswith(OPENROUTER)
 
 
 FORWARDED = ("anthropic-version", "anthropic-beta")

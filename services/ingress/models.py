@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from services.ingress.endpoint import credential_of, query_key
+from services.ingress.endpoint import at_openrouter, credential_of, query_key
 from services.ingress.node import Node
 from shared.domain.catalogue import Capability, Connection, Deployment, Model, Provider
 from shared.domain.money import Price
@@ -32,8 +32,7 @@ PER_TOKEN = NANO * 1_000_000
 
 async def every_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The list. Raises Refused."""
-    key = caller(request, node)
-    deployments = listed_for(key, node)
+    deployments = listed_for(reader(request, node), node)
     if of_google(request):
         return json({"models": [google(deployment) for deployment in deployments]})
     entries = [describe(deployment) for deployment in deployments]
@@ -53,7 +52,7 @@ async def every_model(request: web.BaseRequest, node: Node) -> web.StreamRespons
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """One entry of the list, or its endpoints (OpenRouter); the id's slash may come raw or as %2F. Raises Refused."""
-    key = caller(request, node)
+    key = reader(request, node)
     name = unquote(next(request.path.removeprefix(prefix) for prefix in PREFIXES if request.path.startswith(prefix)))
     wanted, _, tail = name.rpartition("/")
     name = wanted if tail == "endpoints" else name
@@ -61,18 +60,24 @@ async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     if deployment is None:
         raise unknown(name)
     if tail == "endpoints":
-        return json({"data": describe(deployment) | {"endpoints": [endpoint(deployment)]}})
+        told = describe(deployment)
+        architecture = told["architecture"] | {"tokenizer": "Other", "instruct_type": None}
+        return json({"data": told | {"description": "", "architecture": architecture, "endpoints": [endpoint(deployment)]}})
     return json(google(deployment) if of_google(request) else describe(deployment))
 
 
-def listed_for(key: KeyEntry, node: Node) -> list[Deployment]:
-    """The routes and the models that the key may use."""
+def listed_for(key: KeyEntry | None, node: Node) -> list[Deployment]:
+    """The routes and the models that the key may use; without a key, the models that every organisation may."""
     snapshot = node.gateway.snapshot()
+    if key is None:
+        return snapshot.models(NOBODYS)
     routes = [as_model(route, pool) for route, pool in snapshot.routes(key)]
     return routes + snapshot.models(key.principal.organisation_id, key.policy)
 
 
-def named(name: str, key: KeyEntry, node: Node) -> Deployment | None:
+def named(name: str, key: KeyEntry | None, node: Node) -> Deployment | None:
+    if key is None:
+        return next(iter(node.gateway.snapshot().plan(name, NOBODYS)), None)
     pool = node.gateway.snapshot().pool_for(name, key)
     if pool is None or not pool.sections[0].groups:
         return None
@@ -124,6 +129,20 @@ async def catalogue(request: web.BaseRequest, node: Node) -> web.StreamResponse:
 def caller(request: web.BaseRequest, node: Node) -> KeyEntry:
     headers = request.headers
     credential = credential_of(headers.get("Authorization"), headers, query_key(request))
+    return authenticate(node.gateway, node.gateway.snapshot(), credential)
+
+
+NOBODYS = ""
+"""No organisation's id: it sees what belongs to none."""
+
+
+def reader(request: web.BaseRequest, node: Node) -> KeyEntry | None:
+    """Whose models are told. OpenRouter's lists are public and its clients may ask without a key: None is for them, if
+    `WAYSTATION_PUBLIC_MODELS` allows it. Raises Refused."""
+    headers = request.headers
+    credential = credential_of(headers.get("Authorization"), headers, query_key(request))
+    if not credential and node.gateway.settings.public_models and at_openrouter(request):
+        return None
     return authenticate(node.gateway, node.gateway.snapshot(), credential)
 
 
@@ -190,6 +209,8 @@ def pricing(deployment: Deployment) -> dict[str, str]:
         told["input_cache_read"] = usd(price.cache_read_nano_per_mtok)
     if price.cache_write_nano_per_mtok is not None:
         told["input_cache_write"] = usd(price.cache_write_nano_per_mtok)
+    if price.cache_write_1h_nano_per_mtok is not None:
+        told["input_cache_write_1h"] = usd(price.cache_write_1h_nano_per_mtok)
     return told
 
 

@@ -7,12 +7,19 @@ from aiohttp import web
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Refusal
 from shared.wire.codec import FORMATS
+from shared.wire.openrouter import encode_refusal as encode_openrouter
 
 
 def refusal_response(
-    refusal: Refusal, *, request_id: str | None, wire_format: WireFormat = WireFormat.OPENAI_CHAT
+    refusal: Refusal,
+    *,
+    request_id: str | None,
+    wire_format: WireFormat = WireFormat.OPENAI_CHAT,
+    openrouter: bool = False,
 ) -> web.Response:
-    status, headers, body = FORMATS[wire_format].encode_refusal(refusal, request_id)
+    own = openrouter and wire_format is WireFormat.OPENAI_CHAT
+    encode = encode_openrouter if own else FORMATS[wire_format].encode_refusal
+    status, headers, body = encode(refusal, request_id)
     response = web.Response(status=status, body=body, headers=headers)
     if status in (408, 413):
         response.force_close()

@@ -131,6 +131,15 @@ def need(value: Any, *path: str | int) -> Any:
     return value
 
 
+def openai_error(body: Any) -> str:
+    """The message of an error of OpenAI's, which has all of four fields. Raises Wrong."""
+    error = need(body, "error")
+    for name in ("message", "type", "param", "code"):
+        if name not in error:
+            raise Wrong(f"an error without {name}")
+    return str(error["message"])
+
+
 @dataclass(slots=True)
 class Building:
     """An answer as its deltas come in."""

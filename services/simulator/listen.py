@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from services.simulator.call import BadCall
@@ -15,27 +16,50 @@ HEARD = ("Hello,", "this", "is", "a", "sound.", "It", "has", "two", "sentences."
 TEXT = " ".join(HEARD)
 SECONDS = len(HEARD) / 2
 BROKEN = b"broken"
+TOKENS = {"type": "tokens", "input_tokens": 50, "output_tokens": 12, "total_tokens": 62}
 POLLS = 2
 """How often an order is asked for before it is done."""
 
 _orders: web.AppKey[dict[str, tuple[bytes, int]]] = web.AppKey("orders", dict)
 
 
-async def openai(request: web.Request) -> web.Response:
-    """A form with file and model."""
+async def openai(request: web.Request) -> web.StreamResponse:
+    """A form with file and model. `listen` is billed by its length, `listen-tokens` by tokens: that one streams."""
     form = await request.post()
     sound = form.get("file")
     if not isinstance(sound, web.FileField):
         raise bad("file", "must be a file")
     _hear(sound.file.read())
     a_string(form.get("model"), "model")
+    by_tokens = form.get("model") == "listen-tokens"
+    if by_tokens and form.get("stream") == "true":
+        return await _stream(request)
+    usage = TOKENS if by_tokens else {"type": "duration", "seconds": SECONDS}
     match form.get("response_format", "json"):
         case "text":
             return web.Response(text=TEXT + "\n")
         case "json":
-            return web.json_response({"text": TEXT, "usage": {"type": "duration", "seconds": SECONDS}})
+            return web.json_response({"text": TEXT, "usage": usage})
+        case "verbose_json":
+            segments = [
+                {"id": 0, "start": 0.0, "end": 2.4, "text": " Hello, this is a sound."},
+                {"id": 1, "start": 2.5, "end": 4.4, "text": " It has two sentences."},
+            ]
+            told = {"task": "transcribe", "language": "english", "duration": SECONDS, "text": TEXT, "segments": segments}
+            return web.json_response(told | {"usage": usage})
         case other:
             raise bad("response_format", f"{other!r} is not simulated")
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await response.prepare(request)
+    deltas = [HEARD[0], *(f" {word}" for word in HEARD[1:])]
+    events: list[dict[str, Any]] = [{"type": "transcript.text.delta", "delta": delta} for delta in deltas]
+    events.append({"type": "transcript.text.done", "text": TEXT, "usage": TOKENS})
+    for event in events:
+        await response.write(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event)))
+    return response
 
 
 async def deepgram(request: web.Request) -> web.Response:

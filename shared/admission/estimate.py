@@ -12,7 +12,7 @@ import msgspec
 
 from shared.admission.budget import Bound
 from shared.domain.catalogue import Model
-from shared.domain.money import MTOK
+from shared.domain.money import MTOK, audio_nano_usd
 
 MESSAGE_OVERHEAD_TOKENS = 16
 """Chat templates add a few tokens per message (role markers, separators): OpenAI's cookbook counts 3 to 4."""
@@ -43,12 +43,17 @@ def quote(
     max_tokens: int | None,
     choices: int,
     typical_output_tokens: int,
+    most_audio_ms: int = 0,
 ) -> Quote:
-    """`max_tokens` is the client's cap per choice; without one the model's maximum stands."""
+    """`max_tokens` is the client's cap per choice; without one the model's maximum stands. `most_audio_ms` bounds what there
+    is to transcribe: a model that is billed by its length alone uses no tokens."""
     input_tokens = body_bytes + messages * MESSAGE_OVERHEAD_TOKENS + CALL_OVERHEAD_TOKENS + media_urls * MEDIA_URL_TOKENS
     cap = model.max_output_tokens if max_tokens is None else max_tokens
     if max_tokens is not None and model.max_output_tokens is not None:
         cap = min(max_tokens, model.max_output_tokens)
+    if most_audio_ms and model.price is not None and model.price.by_length_alone:
+        full = audio_nano_usd(most_audio_ms, model.price) + model.price.request_nano
+        return Quote(Bound(full, full, 0, 0, choices), 0, 0, priced=True)
     rate_tokens = -(-body_bytes // BYTES_PER_TOKEN) + choices * (
         typical_output_tokens if cap is None else min(cap, typical_output_tokens)
     )
@@ -57,6 +62,7 @@ def quote(
         bound = Bound(0, 0, 0, cap, choices)
         return Quote(bound, input_tokens, rate_tokens, priced=False)
     fixed = -(-input_tokens * price.dearest_input_nano_per_mtok // MTOK) + price.request_nano
+    fixed += audio_nano_usd(most_audio_ms, price)
     output_price = price.dearest_output_nano_per_mtok
     full = fixed + -(-cap * choices * output_price // MTOK)
     return Quote(Bound(fixed, full, output_price, cap, choices), input_tokens, rate_tokens, priced=True)

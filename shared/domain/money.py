@@ -15,6 +15,7 @@ from shared.domain.usage import Usage
 NanoUsd = int
 NANO_PER_USD = 1_000_000_000
 MTOK = 1_000_000
+MS_PER_MINUTE = 60_000
 MAX_USD = Decimal(9_000_000)
 """Above this a double in Lua would no longer hold every nano-USD (2**53)."""
 
@@ -39,9 +40,10 @@ def nano_to_usd(nano: NanoUsd) -> Decimal:
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model costs: nano-USD per million tokens of each kind, and per request.
+    """What a model costs: nano-USD per million tokens of each kind, per request, and per minute of sound.
 
-    `None` means "no price of its own": cache reads and writes then cost what input costs, reasoning what output costs.
+    `None` means "no price of its own": cache reads and writes then cost what input costs, writes for an hour what other
+    writes cost, reasoning what output costs.
     """
 
     input_nano_per_mtok: int
@@ -51,11 +53,23 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_nano_per_mtok: int | None = None
     request_nano: int = 0
     version: str = ""
+    cache_write_1h_nano_per_mtok: int | None = None
+    minute_nano: int = 0
+
+    @property
+    def by_length_alone(self) -> bool:
+        """Whether a transcription's tokens cost nothing."""
+        return self.minute_nano > 0 and self.dearest_input_nano_per_mtok == self.dearest_output_nano_per_mtok == 0
 
     @property
     def dearest_input_nano_per_mtok(self) -> int:
         """The most that one input token can cost, whichever way the provider's cache treats it."""
-        return max(self.input_nano_per_mtok, self.cache_read_nano_per_mtok or 0, self.cache_write_nano_per_mtok or 0)
+        return max(
+            self.input_nano_per_mtok,
+            self.cache_read_nano_per_mtok or 0,
+            self.cache_write_nano_per_mtok or 0,
+            self.cache_write_1h_nano_per_mtok or 0,
+        )
 
     @property
     def dearest_output_nano_per_mtok(self) -> int:
@@ -64,19 +78,34 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:
-    """Cost of `usage` at `price`, rounded up once to a whole nano-USD."""
+    """Cost of `usage` at `price`, rounded up once to a whole nano-USD (sound by itself: its unit is another)."""
+    millionths = _input(usage, price) + _output(usage, price)
+    return -(-millionths // MTOK) + price.request_nano + audio_nano_usd(usage.audio_ms, price)
+
+
+def output_nano_usd(usage: Usage, price: Price) -> NanoUsd:
+    """The output's part of `cost_nano_usd`, rounded down: the rest is the input's."""
+    return _output(usage, price) // MTOK
+
+
+def audio_nano_usd(audio_ms: int, price: Price) -> NanoUsd:
+    """Cost of transcribing so much sound, rounded up to a whole nano-USD."""
+    return -(-audio_ms * price.minute_nano // MS_PER_MINUTE)
+
+
+def _input(usage: Usage, price: Price) -> int:
+    """Millionths of a nano-USD."""
     cached, written = usage.cache_read_tokens, usage.cache_write_tokens
-    reasoning = usage.reasoning_tokens
-    plain_input = max(0, usage.input_tokens - cached - written)
-    plain_output = max(0, usage.output_tokens - reasoning)
-    cache_read = price.input_nano_per_mtok if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
-    cache_write = price.input_nano_per_mtok if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
+    for_an_hour = min(usage.cache_write_1h_tokens, written)
+    plain = max(0, usage.input_tokens - cached - written)
+    read = price.input_nano_per_mtok if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
+    write = price.input_nano_per_mtok if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
+    write_1h = write if price.cache_write_1h_nano_per_mtok is None else price.cache_write_1h_nano_per_mtok
+    return plain * price.input_nano_per_mtok + cached * read + (written - for_an_hour) * write + for_an_hour * write_1h
+
+
+def _output(usage: Usage, price: Price) -> int:
+    """Millionths of a nano-USD."""
     thinking = price.output_nano_per_mtok if price.reasoning_nano_per_mtok is None else price.reasoning_nano_per_mtok
-    millionths = (
-        plain_input * price.input_nano_per_mtok
-        + cached * cache_read
-        + written * cache_write
-        + plain_output * price.output_nano_per_mtok
-        + reasoning * thinking
-    )
-    return -(-millionths // MTOK) + price.request_nano
+    plain = max(0, usage.output_tokens - usage.reasoning_tokens)
+    return plain * price.output_nano_per_mtok + usage.reasoning_tokens * thinking

@@ -13,17 +13,35 @@ MAX_TOKENS = 1_000_000_000
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one call. `input_tokens` includes cached ones, `output_tokens` includes reasoning ones."""
+    """Tokens of one call. `input_tokens` includes cached ones, `output_tokens` includes reasoning ones, `cache_write_tokens`
+    includes those kept for an hour. `audio_ms` is sound that was transcribed, where it is billed by its length."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_ms: int = 0
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    def within(self, most_in: int, most_out: int, most_audio_ms: int = 0) -> Usage:
+        """The usage, held to what was possible: each kind of tokens within its total."""
+        input_tokens, output_tokens = min(self.input_tokens, most_in), min(self.output_tokens, most_out)
+        cache_read = min(self.cache_read_tokens, input_tokens)
+        cache_write = min(self.cache_write_tokens, input_tokens - cache_read)
+        return Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cache_read,
+            cache_write_tokens=cache_write,
+            reasoning_tokens=min(self.reasoning_tokens, output_tokens),
+            cache_write_1h_tokens=min(self.cache_write_1h_tokens, cache_write),
+            audio_ms=min(self.audio_ms, most_audio_ms),
+        )
 
 
 class EventKind(StrEnum):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refused, refuse
-from shared.flow import stored
+from shared.flow import openrouter, stored
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.store.secrets import parse_key
 from shared.wire.codec import read_facts
@@ -42,6 +42,8 @@ async def accept(x: Exchange) -> None:
         await stored.recall(x)
     x.deadline_s = x.started_s + deadline_in_s(x)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
+    if x.arrival.openrouter:
+        openrouter.always_with_usage(x)
 
 
 MOST_DEADLINE_S = 86_400.0

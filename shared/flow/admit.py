@@ -117,6 +117,7 @@ def quoted(call: ChatCall, body_bytes: int, deployment: Deployment, typical_outp
         max_tokens=call.max_tokens,
         choices=call.choices,
         typical_output_tokens=typical_output_tokens,
+        most_audio_ms=0 if call.sound is None else call.sound.most_ms,
     )
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
-from shared.flow import continuation
+from shared.flow import continuation, openrouter
 from shared.flow.fetch import fetch
 from shared.flow.leave import proxy_of
 from shared.providers.failure import classify, consequence, in_own_words
@@ -116,12 +116,17 @@ def encode(x: Exchange) -> UpstreamRequest:
     if continuation.wanted(x):
         x.bridge = joining(x)
     else:
-        x.bridge = passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse) or translating(x, endpoint)
+        hub = arrival.openrouter and openrouter.needs_hub(x)
+        plain = None if hub else passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse)
+        x.bridge = plain or translating(x, endpoint, hub=hub)
+    translated = isinstance(x.bridge, Translation)
+    if arrival.openrouter:
+        openrouter.dress(x)
     body, x.dropped = x.bridge.request_body(x.envelope, deployment, x.call, reservation.output_cap_to_send)
     if deployment.params is not None:
         body, without = params.applied(body, deployment.params)
         x.dropped = [*x.dropped, *without]
-    if endpoint == "completions" and isinstance(x.bridge, Translation):
+    if endpoint == "completions" and translated:
         endpoint = "chat"
     if x.begun is not None and x.begun.text and "chat_prefix" in deployment.provider.endpoints:
         endpoint = "chat_prefix"
@@ -155,11 +160,12 @@ def stamp_of(x: Exchange) -> Stamp:
         sse=x.arrival.sse,
         previous_response_id=x.previous_response_id,
         stored=x.history is not None,
+        native_finish=x.arrival.openrouter,
     )
 
 
-def translating(x: Exchange, operation: str) -> Bridge:
-    made = bridge(x.arrival.wire_format, x.deployment, stamp_of(x), operation)
+def translating(x: Exchange, operation: str, *, hub: bool = False) -> Bridge:
+    made = bridge(x.arrival.wire_format, x.deployment, stamp_of(x), operation, hub=hub)
     if x.fetched and isinstance(made, Translation):
         made.fetched = x.fetched
     return made

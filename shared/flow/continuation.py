@@ -35,6 +35,7 @@ def wanted(x: Exchange) -> bool:
         and x.call.stream
         and x.call.choices == 1
         and x.arrival.operation == "chat"
+        and not x.arrival.openrouter  # its face is put over a bridge of one attempt
         and (len(x.plan) > x.attempts or x.begun is not None)
     )
 

@@ -100,6 +100,8 @@ class Arrival:
     provider: str | None = None
     """From the URL of a provider's own route: models of others are refused, and its prefix may be left out."""
     stream: bool | None = None
+    openrouter: bool = False
+    """At /api/v1: the answer has what OpenRouter's have (flow/openrouter.py)."""
     headers: tuple[tuple[str, str], ...] = ()
     """The client's own that go on to a provider of the same format (anthropic-beta)."""
     deadline: str | None = None

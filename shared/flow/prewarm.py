@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.usage import Usage
+from shared.flow import relay
 from shared.flow.choose import choose
 from shared.wire.canonical import Choice, Reply, Stamp, Start, Stop, Stopped
 from shared.wire.codec import FORMATS
@@ -24,14 +25,15 @@ async def answered(x: Exchange) -> bool:
     x.plan = choose(x)
     if x.plan[0].provider.wire_format is wire_format:
         return False
+    x.deployment = x.plan[0]
     stamp = Stamp(event_id=x.event_id, created_s=int(x.gateway.clock.now_s()), model=x.call.model)
-    headers = {"x-request-id": x.event_id}
-    client = FORMATS[wire_format]
+    headers, client = relay.answer_headers(x), FORMATS[wire_format]
+    headers.pop("x-waystation-attempts")  # there was none
     if not x.call.stream:
         reply = Reply(choices=(Choice(parts=(), stop=Stop.LENGTH),), usage=Usage())
         x.sink.reply(headers | {"Content-Type": "application/json"}, client.encode_reply(reply, stamp))
         return True
     encoder = client.stream_encoder(stamp)
-    await x.sink.start(headers | {"Content-Type": "text/event-stream; charset=utf-8"})
+    await x.sink.start(headers | relay.stream_headers(x))
     await x.sink.write(encoder.feed(Start(usage=Usage())) + encoder.feed(Stopped(Stop.LENGTH)) + encoder.close())
     return True

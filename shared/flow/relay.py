@@ -15,6 +15,7 @@ from shared.domain.catalogue import WireFormat
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome
 from shared.flow import attempt, continuation, settle, stored, transcribe
+from shared.providers.failure import in_a_good_answer
 from shared.upstream.transport import TransportError, UpstreamResponse
 from shared.wire.codec import MalformedReply, Tap
 from shared.wire.seam import SeamTap
@@ -179,10 +180,8 @@ class Opening:
 def raise_if_error_came_first(x: Exchange, tap: Tap) -> None:
     """HTTP 200 and then an error as the first event is a failed attempt, not a stream (wire.md §5 #104)."""
     if tap.error is not None and not tap.first_token_seen:
-        raise attempt.refused(
-            x,
-            Failure(failure_class=FailureClass.PROVIDER_FAULT, message="answered with an error event", body=tap.error),
-        )
+        plain = Failure(failure_class=FailureClass.PROVIDER_FAULT, message="answered with an error event", body=tap.error)
+        raise attempt.refused(x, in_a_good_answer(tap.error) or plain)
 
 
 async def finish_stream(x: Exchange, tap: Tap, opening: Opening) -> None:
@@ -234,6 +233,9 @@ def note(x: Exchange, tap: Tap) -> None:
 
 
 def malformed(what: str, response: UpstreamResponse, body: bytes) -> Failure:
+    said = in_a_good_answer(body)
+    if said is not None:
+        return said
     content_type = response.headers.get("content-type", "no content type")[:80]
     return Failure(
         failure_class=FailureClass.MALFORMED, message=f"{what} ({content_type})", status=response.status, body=body[:512]

@@ -101,7 +101,11 @@ def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
     if x.sent_s is None or not spent_without_report(x):
         return Usage(), UsageSource.NONE
     given = x.body_bytes + (0 if x.begun is None else len(x.begun.text.encode()))
-    counted = Usage(input_tokens=-(-given // BYTES_PER_TOKEN), output_tokens=made)
+    counted = Usage(
+        input_tokens=-(-given // BYTES_PER_TOKEN),
+        output_tokens=made,
+        audio_ms=0 if x.call.sound is None else x.call.sound.likely_ms,
+    )
     return within_bound(x, counted), UsageSource.COUNTED
 
 
@@ -116,22 +120,22 @@ def spent_without_report(x: Exchange) -> bool:
 
 def within_bound(x: Exchange, usage: Usage) -> Usage:
     """No report above the reservation's bound is believed: that bound counts every byte as a token."""
+    held = possible(x, usage)
+    if held is not usage:
+        x.gateway.metrics.usage_above_bound(x.deployment)
+    return held
+
+
+def possible(x: Exchange, usage: Usage) -> Usage:
+    """The usage as far as it is within the reservation's bound."""
     assert x.reservation is not None
     most_in, most_out = x.reservation.input_tokens_bound, x.reservation.output_tokens_bound
     if most_out is None:
         most_out = MAX_TOKENS
-    if usage.input_tokens <= most_in and usage.output_tokens <= most_out:
+    most_audio_ms = 0 if x.call.sound is None else x.call.sound.most_ms
+    if usage.input_tokens <= most_in and usage.output_tokens <= most_out and usage.audio_ms <= most_audio_ms:
         return usage
-    x.gateway.metrics.usage_above_bound(x.deployment)
-    input_tokens, output_tokens = min(usage.input_tokens, most_in), min(usage.output_tokens, most_out)
-    cache_read = min(usage.cache_read_tokens, input_tokens)
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_tokens=cache_read,
-        cache_write_tokens=min(usage.cache_write_tokens, input_tokens - cache_read),
-        reasoning_tokens=min(usage.reasoning_tokens, output_tokens),
-    )
+    return usage.within(most_in, most_out, most_audio_ms)
 
 
 def _since(x: Exchange) -> float | None:

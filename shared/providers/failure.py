@@ -77,6 +77,59 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float)
     )
 
 
+MINIMAX: dict[int, tuple[FailureClass, int]] = {
+    1002: (FailureClass.RATE_LIMITED, 429),  # requests
+    1039: (FailureClass.RATE_LIMITED, 429),  # tokens
+    1041: (FailureClass.RATE_LIMITED, 429),  # connections
+    2045: (FailureClass.RATE_LIMITED, 429),  # growth
+    1004: (FailureClass.CREDENTIAL, 401),
+    2049: (FailureClass.CREDENTIAL, 401),
+    1008: (FailureClass.QUOTA, 402),  # balance
+    2056: (FailureClass.QUOTA, 402),  # five hours' allowance
+    1026: (FailureClass.CONTENT_FILTER, 400),  # input
+    1027: (FailureClass.CONTENT_FILTER, 400),  # output
+    1042: (FailureClass.CLIENT_FAULT, 400),  # invisible characters
+    2013: (FailureClass.CLIENT_FAULT, 400),
+}
+"""MiniMax's codes (platform.minimax.io/docs/api-reference/errorcode) and the statuses that others answer so with; all else is
+its own fault."""
+
+
+class _BaseResp(msgspec.Struct, frozen=True):
+    status_code: int = 0
+    status_msg: str = ""
+
+
+class _WithBaseResp(msgspec.Struct):
+    base_resp: _BaseResp = _BaseResp()
+
+
+_decode_base_resp = msgspec.json.Decoder(_WithBaseResp).decode
+
+
+def in_a_good_answer(body: bytes) -> Failure | None:
+    """The failure in an answer with status 200: MiniMax says it in `base_resp`. None where there is none.
+
+    Its body becomes an error as OpenAI writes it, so that a client can read the provider's words.
+    """
+    if b'"base_resp"' not in body:
+        return None
+    try:
+        told = _decode_base_resp(body).base_resp
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if told.status_code == 0:
+        return None
+    failure_class, status = MINIMAX.get(told.status_code, (FailureClass.PROVIDER_FAULT, 502))
+    error = {"message": told.status_msg or "no reason given", "type": failure_class.value, "code": str(told.status_code)}
+    return Failure(
+        failure_class=failure_class,
+        message=f"answered 200 with base_resp.status_code {told.status_code}",
+        status=status,
+        body=msgspec.json.encode({"error": error}),
+    )
+
+
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     """`retry-after-ms`, or `Retry-After` in seconds or as a date (RFC 9110 §10.2.3); None when absent or unreadable."""
     try:

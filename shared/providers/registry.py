@@ -40,7 +40,7 @@ ENDPOINTS = {
 MORE_ENDPOINTS = ("chat_stream", "chat_prefix", "count_tokens")
 """`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own, and
 `chat_prefix` for calls that go on from the beginning of an answer (quirks.continues)."""
-PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "reasoning", "request")
+PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "request", "minute")
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -209,16 +209,19 @@ def _price(table: _Table, source: str, verified_on: str) -> Price:
     if not source or not verified_on:
         table.fail((), "a price needs a source and a verified_on date, its own or the file's")
     nano = {key: table.usd(key) for key in PRICE_KEYS if key in table.values}
-    for key in ("input", "output"):
-        if key not in nano:
-            table.fail((key,), "missing")
+    if "minute" not in nano:
+        for key in ("input", "output"):
+            if key not in nano:
+                table.fail((key,), "missing")
     price = Price(
-        input_nano_per_mtok=nano["input"],
-        output_nano_per_mtok=nano["output"],
+        input_nano_per_mtok=nano.get("input", 0),
+        output_nano_per_mtok=nano.get("output", 0),
         cache_read_nano_per_mtok=nano.get("cache_read"),
         cache_write_nano_per_mtok=nano.get("cache_write"),
         reasoning_nano_per_mtok=nano.get("reasoning"),
         request_nano=nano.get("request", 0),
+        cache_write_1h_nano_per_mtok=nano.get("cache_write_1h"),
+        minute_nano=nano.get("minute", 0),
         version=f"catalogue {verified_on}",
     )
     table.done()

@@ -82,25 +82,35 @@ class Strict(BaseModel):
 
 
 class PriceEntry(Strict):
-    """USD per million tokens, `request` in USD per call."""
+    """USD per million tokens, `request` in USD per call, `minute` in USD per minute of sound."""
 
-    input: NanoUsd
-    output: NanoUsd
+    input: NanoUsd | None = None
+    output: NanoUsd | None = None
     cache_read: NanoUsd | None = None
     cache_write: NanoUsd | None = None
+    cache_write_1h: NanoUsd | None = None
     reasoning: NanoUsd | None = None
     request: NanoUsd = 0
+    minute: NanoUsd = 0
     version: str | None = Field(default=None, max_length=60)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> PriceEntry:
+        if not self.minute and (self.input is None or self.output is None):
+            raise ValueError("needs input and output, or minute for transcription")
+        return self
 
     def price(self, version: str) -> Price:
         return Price(
-            input_nano_per_mtok=self.input,
-            output_nano_per_mtok=self.output,
+            input_nano_per_mtok=self.input or 0,
+            output_nano_per_mtok=self.output or 0,
             cache_read_nano_per_mtok=self.cache_read,
             cache_write_nano_per_mtok=self.cache_write,
             reasoning_nano_per_mtok=self.reasoning,
             request_nano=self.request,
             version=version,
+            cache_write_1h_nano_per_mtok=self.cache_write_1h,
+            minute_nano=self.minute,
         )
 
 

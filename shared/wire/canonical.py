@@ -271,6 +271,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     stop_sequence: str | None = None
     logprobs: Any = None
     """OpenAI's shape: `{"content": [...]}`."""
+    native: str | None = None
+    """The provider's own word for why it stopped."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -321,6 +323,7 @@ class Stopped(msgspec.Struct, frozen=True, tag=True):
     stop: Stop
     choice: int = 0
     stop_sequence: str | None = None
+    native: str | None = None
 
 
 class Used(msgspec.Struct, frozen=True, tag=True):
@@ -354,6 +357,8 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     stored: bool = False
     """Responses: whether a later call can refer to this one."""
+    native_finish: bool = False
+    """Chat: whether choices tell the provider's own finish reason (OpenRouter)."""
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True):

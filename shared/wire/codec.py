@@ -23,6 +23,7 @@ from shared.wire import (
     openai_chat,
     openai_json,
     openai_responses,
+    transcription,
 )
 from shared.wire.canonical import Stamp
 from shared.wire.envelope import Envelope, invalid_field
@@ -31,7 +32,6 @@ from shared.wire.passthrough import ChatPassthrough, NativePassthrough
 from shared.wire.reply import MalformedReply, ReplyFacts
 from shared.wire.rerank import Rerank
 from shared.wire.seam import SeamTranslation
-from shared.wire.transcription import transcription
 from shared.wire.translate import ClientHalf, ProviderHalf, Translation, json_error_message
 
 __all__ = [
@@ -148,6 +148,7 @@ PASSTHROUGHS: dict[WireFormat, Bridge] = {
 
 FACTS: dict[tuple[WireFormat, str], openai_json.Facts] = {
     **{(client, operation): read for client in FORMATS for operation, read in openai_json.FACTS.items()},
+    **{(client, "transcriptions"): transcription.facts for client in FORMATS},
     **{(client, "chat"): half.facts for client, half in FORMATS.items()},
     (WireFormat.GEMINI, "embeddings"): facts.gemini_embeddings_facts,
     (WireFormat.COHERE, "embeddings"): facts.cohere_embeddings_facts,
@@ -176,8 +177,9 @@ def passing(client: WireFormat, deployment: Deployment, operation: str = "chat",
     return CHAT if client is WireFormat.OPENAI_CHAT else PASSTHROUGHS[client]
 
 
-def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat") -> Bridge:
-    """The bridge for one attempt. Raises Refused when the provider has no such operation."""
+def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat", *, hub: bool = False) -> Bridge:
+    """The bridge for one attempt. `hub`: a chat is translated even where it could pass. Raises Refused when the provider has no
+    such operation."""
     provider = deployment.provider
     if operation != "chat":
         found = None
@@ -190,7 +192,7 @@ def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: 
         return found
     if provider.wire_format not in PROVIDERS:
         raise invalid_field("model", f"{deployment.name} is no chat model: {provider.title} offers none.")
-    plain = passing(client, deployment, sse=stamp.sse)
+    plain = None if hub else passing(client, deployment, sse=stamp.sse)
     return plain or Translation(FORMATS[client], PROVIDERS[provider.wire_format], stamp)
 
 
@@ -217,7 +219,7 @@ def _beside_chat(client: WireFormat, provider: WireFormat, stamp: Stamp, operati
     if operation == "embeddings" and provider in embeddings.PROVIDERS:
         return embeddings.Embeddings(embeddings.CLIENTS[client], embeddings.PROVIDERS[provider], stamp)
     if operation == "transcriptions":
-        return transcription(provider)
+        return transcription.transcription(provider)
     if operation == "rerank" and provider is WireFormat.COHERE:
         return Rerank(stamp)
     if operation == "rerank" and client is WireFormat.COHERE and provider is WireFormat.OPENAI_CHAT:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.domain.usage import MAX_TOKENS
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
-from shared.wire.openai_chat.facts import NO_MEDIA, ChatCall, Media, checked_model, messages_of
+from shared.wire.openai_chat.facts import NO_MEDIA, ChatCall, Media, Sound, checked_model, messages_of
 
 MAX_CHOICES = 128
 DEPTH = 12
@@ -30,6 +30,7 @@ def call_facts(
     choices: int = 1,
     messages: int = 1,
     media: Media = NO_MEDIA,
+    sound: Sound | None = None,
 ) -> ChatCall:
     """What was read. Releases the envelope's parsed values: nothing reads them afterwards."""
     call = ChatCall(
@@ -41,6 +42,7 @@ def call_facts(
         messages=messages,
         media=media,
         body_bytes=len(envelope.body),
+        sound=sound,
     )
     envelope.release()
     return call

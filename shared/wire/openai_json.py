@@ -75,13 +75,6 @@ def speech_facts(envelope: Envelope, model: str | None = None, stream: bool | No
     return _facts(envelope)
 
 
-def transcriptions_facts(envelope: Envelope, model: str | None = None, stream: bool | None = None) -> ChatCall:
-    """`POST /v1/audio/transcriptions`, a form or JSON. Raises Refused."""
-    if envelope.value("stream") not in (None, False, "false"):
-        raise invalid_field("stream", "Transcriptions are not streamed here: leave 'stream' out.")
-    return _facts(envelope)
-
-
 FACTS: Mapping[str, Facts] = {
     "completions": completions_facts,
     "embeddings": embeddings_facts,
@@ -89,7 +82,6 @@ FACTS: Mapping[str, Facts] = {
     "moderations": moderations_facts,
     "rerank": rerank_facts,
     "speech": speech_facts,
-    "transcriptions": transcriptions_facts,
 }
 
 

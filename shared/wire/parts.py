@@ -130,6 +130,12 @@ def fold(events: Sequence[Event]) -> Reply:
         stopped = stops.get(index) or Stopped(Stop.ERROR, index)
         known = {"content": logprobs[index]} if index in logprobs else None
         choices.append(
-            Choice(parts=tuple(parts.get(index, ())), stop=stopped.stop, stop_sequence=stopped.stop_sequence, logprobs=known)
+            Choice(
+                parts=tuple(parts.get(index, ())),
+                stop=stopped.stop,
+                stop_sequence=stopped.stop_sequence,
+                logprobs=known,
+                native=stopped.native,
+            )
         )
     return Reply(choices=tuple(choices), usage=usage, model=model)

@@ -51,7 +51,7 @@ class ChatPassthrough:
             reply = _decode_reply(body)
         except UNREADABLE:
             raise MalformedReply("answered with something that is no chat completion") from None
-        if reply.choices is None:
+        if reply.choices is None or (reply.base_resp is not None and reply.base_resp.status_code):
             raise MalformedReply("answered without choices")
         usage = openai_chat.read_usage(reply.usage) if reply.usage else None
         finish = reply.choices[0].finish_reason if reply.choices else None
@@ -71,9 +71,15 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
+class _BaseResp(msgspec.Struct, gc=False):
+    status_code: int = 0
+
+
 class _Reply(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = msgspec.Raw()
+    base_resp: _BaseResp | None = None
+    """MiniMax: another status than 0 is an error (providers/failure.py)."""
 
 
 _decode_reply = msgspec.json.Decoder(_Reply).decode

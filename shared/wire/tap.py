@@ -50,11 +50,18 @@ class _Groq(msgspec.Struct, gc=False):
     usage: msgspec.Raw = _NOTHING
 
 
+class _BaseResp(msgspec.Struct, gc=False):
+    status_code: int = 0
+    status_msg: str = ""
+
+
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = _NOTHING
     error: msgspec.Raw = _NOTHING
     x_groq: _Groq | None = None
+    base_resp: _BaseResp | None = None
+    """MiniMax: another status than 0 is an error."""
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -153,6 +160,9 @@ class ChatTap:
             self._hear_usage(chunk.x_groq.usage)
         if chunk.error and self.error is None and bytes(chunk.error) not in _FALSY:
             self.error = data
+        if chunk.base_resp is not None and chunk.base_resp.status_code and self.error is None:
+            self.error = data
+            return _as_error(chunk.base_resp)
         if not chunk.usage:
             return raw
         if bytes(chunk.usage) == b"null":
@@ -205,6 +215,12 @@ def _made_bytes(delta: _Delta) -> int:
             if call.function is not None:
                 text += (call.function.name or "") + (call.function.arguments or "")
     return len(text) if text.isascii() else len(text.encode())
+
+
+def _as_error(told: _BaseResp) -> bytes:
+    """MiniMax's error as an event that clients take for one."""
+    error = {"message": told.status_msg, "type": "server_error", "param": None, "code": "provider_error"}
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
 def _is_done(data: bytes) -> bool:

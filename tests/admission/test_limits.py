@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,25 +85,57 @@ def test_the_reservation_is_an_upper_bound(
         cache_write_nano_per_mtok=data.draw(st.none() | rates),
         reasoning_nano_per_mtok=data.draw(st.none() | rates),
         request_nano=data.draw(st.integers(0, 10**6)),
+        cache_write_1h_nano_per_mtok=data.draw(st.none() | rates),
+        minute_nano=data.draw(st.integers(0, 10**8)),
     )
+    audio_ms = data.draw(st.integers(0, 10**8))
     model = Model(model_id="m", max_output_tokens=50_000, price=price)
     made = quote(
         body_bytes=body, messages=messages, media_urls=urls, model=model, max_tokens=cap, choices=choices,
-        typical_output_tokens=100,
+        typical_output_tokens=100, most_audio_ms=audio_ms,
     )  # fmt: skip
     most_out = min(cap or 50_000, 50_000) * choices
     output = data.draw(st.integers(0, most_out))
     given_in = data.draw(st.integers(0, made.input_tokens_bound))
     cached = data.draw(st.integers(0, given_in))
+    written = data.draw(st.integers(0, given_in - cached))
     usage = Usage(
         input_tokens=given_in,
         output_tokens=output,
         cache_read_tokens=cached,
-        cache_write_tokens=data.draw(st.integers(0, given_in - cached)),
+        cache_write_tokens=written,
         reasoning_tokens=data.draw(st.integers(0, output)),
+        cache_write_1h_tokens=data.draw(st.integers(0, written)),
+        audio_ms=data.draw(st.integers(0, audio_ms)),
     )
     assert made.priced
     assert cost_nano_usd(usage, price) <= made.bound.full_nano_usd
+    assert usage.within(given_in, output, audio_ms) == usage
+
+
+def test_sound_that_is_billed_by_its_length_alone_uses_no_tokens() -> None:
+    price = Price(input_nano_per_mtok=0, output_nano_per_mtok=0, minute_nano=6_000_000)
+    made = quote(
+        body_bytes=10**7, messages=1, media_urls=0, model=Model(model_id="m", price=price), max_tokens=None, choices=1,
+        typical_output_tokens=500, most_audio_ms=90_001,
+    )  # fmt: skip
+    assert (made.priced, made.bound.full_nano_usd, made.input_tokens_bound, made.rate_tokens) == (True, 9_000_100, 0, 0)
+
+
+def test_writing_to_the_cache_for_an_hour_has_its_own_price() -> None:
+    price = Price(
+        input_nano_per_mtok=3 * 10**9, output_nano_per_mtok=15 * 10**9, cache_read_nano_per_mtok=3 * 10**8,
+        cache_write_nano_per_mtok=3_750_000_000, cache_write_1h_nano_per_mtok=6 * 10**9,
+    )  # fmt: skip
+    usage = Usage(input_tokens=1000, output_tokens=10, cache_read_tokens=100, cache_write_tokens=800, cache_write_1h_tokens=300)
+    # 100 plain at 3, 100 read at 0.30, 500 written at 3.75, 300 at 6, 10 out at 15 USD per million
+    assert cost_nano_usd(usage, price) == 300_000 + 30_000 + 1_875_000 + 1_800_000 + 150_000
+    assert price.dearest_input_nano_per_mtok == 6 * 10**9
+    without = msgspec.structs.replace(price, cache_write_1h_nano_per_mtok=None)
+    assert cost_nano_usd(usage, without) == 300_000 + 30_000 + 3_000_000 + 150_000
+    assert usage.within(500, 5) == Usage(
+        input_tokens=500, output_tokens=5, cache_read_tokens=100, cache_write_tokens=400, cache_write_1h_tokens=300
+    )
 
 
 def test_an_unknown_price_or_maximum_has_no_bound() -> None:

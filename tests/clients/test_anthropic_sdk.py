@@ -115,7 +115,13 @@ async def test_a_prewarming_call_costs_nothing_where_there_is_nothing_to_warm(cl
     client = sdk(cluster)
     warmed = await client.messages.create(model="lab/chat", max_tokens=0, messages=HELLO)
     assert (warmed.content, warmed.stop_reason, warmed.usage.input_tokens) == ([], "max_tokens", 0)
+    assert warmed._request_id is not None
+    told = (await client.messages.with_raw_response.create(model="lab/chat", max_tokens=0, messages=HELLO)).headers
+    assert told["request-id"] == told["x-request-id"]
+    assert (told["x-waystation-model"], told.get("x-waystation-attempts")) == ("lab/chat", None)
     async with client.messages.stream(model="lab/chat", max_tokens=0, messages=HELLO) as stream:
+        assert stream.response.headers["request-id"] == stream.response.headers["x-request-id"]
+        assert stream.response.headers["cache-control"] == "no-cache, no-transform"
         assert [event.type async for event in stream] == ["message_start", "message_delta", "message_stop"]
     with pytest.raises(anthropic.NotFoundError):
         await client.messages.create(model="nobody/chat", max_tokens=0, messages=HELLO)

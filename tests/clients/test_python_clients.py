@@ -1,5 +1,5 @@
-"""Python clients that want other versions of things than we do: LangChain, LiteLLM's SDK, aider. `make test-clients` gives
-them an environment of their own."""
+"""Python clients that want other versions of things than we do: LangChain, LiteLLM's and OpenRouter's SDKs, aider.
+`make test-clients` gives them an environment of their own."""
 
 from __future__ import annotations
 
@@ -87,3 +87,16 @@ async def test_aider_shows_an_error_and_tries_a_429_again(cluster: Cluster, tmp_
     code, out, errors = await aider(cluster, tmp_path, "lab/chat")
     assert code == 0, errors
     assert "You said:" in out
+
+
+async def test_openrouters_sdk(cluster: Cluster, tmp_path: Path) -> None:
+    code, out, errors = await run("python", str(HERE / "openrouter_client.py"), cluster.url(), cluster.key, home=tmp_path)
+    assert code == 0, errors[-2000:]
+    told = json.loads(out.splitlines()[-1])
+    assert told["said"] == told["streamed"] == "You said: Hello!"
+    assert told["calls"] == ["get_weather"]
+    assert told["answered"].startswith("The tool answered: 18 degrees")
+    assert told["failed"] == [["BadRequestResponseError", 400], ["NotFoundResponseError", 404]]
+    assert told["costs"] == [told["generation"]] * 2
+    assert told["generation"] > 0
+    assert (told["key"], told["credits"]) == (True, 9_000_000)

@@ -63,7 +63,38 @@ async def test_what_is_heard_is_the_same_everywhere(cluster: Cluster) -> None:
             assert await client.audio.transcriptions.create(model=model, file=("a", SOUND), response_format="vtt") == VTT
     rows = await cluster.booked(12)
     assert {row["operation"] for row in rows} == {"transcriptions"}
-    assert {row["cost_nano_usd"] for row in rows} == {1_000_000}
+    assert {row["cost_nano_usd"] for row in rows} == {450_000}  # 4.5 s at 0.006 USD a minute
+
+
+async def test_a_stream_where_the_provider_streams(cluster: Cluster) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{cluster.url()}/v1", api_key=cluster.key, max_retries=0) as client:
+        file = ("a.wav", SOUND)
+        said = ""
+        async for event in await client.audio.transcriptions.create(model="demo/listen-tokens", file=file, stream=True):
+            if event.type == "transcript.text.delta":
+                said += event.delta
+        assert said == TEXT
+        assert event.type == "transcript.text.done"
+        for model in ("demo/listen", *OWN):
+            with pytest.raises(openai.BadRequestError, match="cannot be streamed") as caught:
+                await client.audio.transcriptions.create(model=model, file=file, stream=True)
+            assert caught.value.param == "stream"
+    rows = await cluster.booked(4)
+    (row,) = [row for row in rows if row["outcome"] == "ok"]
+    assert (row["stream"], row["input_tokens"], row["output_tokens"]) == (True, 50, 12)
+    assert row["cost_nano_usd"] == 50 * 2500 + 12 * 10_000
+
+
+async def test_a_hard_budget_is_kept_by_the_bytes(cluster: Cluster) -> None:
+    """2,004 bytes of no known format are at most 8.016 s: 0.0008016 USD at 0.006 a minute."""
+    for budget_nano, fits in ((801_600, True), (801_599, False)):
+        bounded = await cluster.new_key(budget_nano=budget_nano)
+        async with openai.AsyncOpenAI(base_url=f"{cluster.url()}/v1", api_key=bounded.key, max_retries=0) as client:
+            if fits:
+                await client.audio.transcriptions.create(model=OWN[0], file=("a.wav", SOUND))
+            else:
+                with pytest.raises(openai.RateLimitError, match="may cost up to 801600 nano-USD"):
+                    await client.audio.transcriptions.create(model=OWN[0], file=("a.wav", SOUND))
 
 
 async def test_what_cannot_be_transcribed_is_said_and_costs_nothing(cluster: Cluster) -> None:

@@ -49,11 +49,15 @@ async def test_a_keys_spending_and_what_is_left(cluster: Cluster) -> None:
         assert (data["limit"], data["limit_reset"]) == (5.0, "monthly")
         assert data["limit_remaining"] == pytest.approx(5.0 - cost)
         assert data["rate_limit"]["requests"] == 7
+        (layer,) = data["budgets"]
+        assert data["effective_budget"] == layer
+        assert (layer["scope"], layer["limit_usd"], layer["spend_usd"]) == ("key_limit", 5.0, cost)
+        assert (layer["reset_interval"], layer["resets_at"][-6:]) == ("monthly", "+00:00")
     _, told = await ask(cluster, "/api/v1/credits", bounded.key)
     assert told["data"]["total_usage"] == cost
     assert told["data"]["total_credits"] == pytest.approx(5.0)
     _, free = await ask(cluster, "/api/v1/credits", cluster.key)
-    assert free["data"] == {"total_credits": None, "total_usage": 0}
+    assert free["data"] == {"total_credits": 9_000_000, "total_usage": 0}
     _, free = await ask(cluster, "/api/v1/key", cluster.key)
     assert (free["data"]["limit"], free["data"]["limit_remaining"], free["data"]["usage"]) == (None, None, 0)
     status, told = await ask(cluster, f"/api/v1/generation?id={request_id}", bounded.key)

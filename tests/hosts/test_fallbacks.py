@@ -22,6 +22,7 @@ from shared.store.document import Document
 from shared.store.wal import INTENT, read
 from tests.hosts.cluster import Cluster, call, client, running
 from tests.upstreams import Upstream, upstream
+from tests.upstreams.scripted import scripted
 
 PRICES = {"lab/chat": {"input": "1", "output": "2"}, "spare/chat": {"input": "3", "output": "4"}}
 
@@ -70,6 +71,26 @@ async def test_what_another_can_cure_is_cured(cluster: Cluster, spare: Upstream,
     assert (row["provider"], row["connection"], row["model"], row["attempts"]) == ("custom", "spare", "spare/chat", 2)
     assert row["cost_nano_usd"] == row["input_tokens"] * 3_000 + row["output_tokens"] * 4_000
     assert row["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_that_minimax_tells_with_status_200_is_cured_or_said(
+    cluster: Cluster, spare: Upstream, stream: bool
+) -> None:
+    answer = b'{"choices":null,"base_resp":{"status_code":%d,"status_msg":"told so"}}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    for code, expected in ((2013, 400), (1008, 200)):
+        body = answer % code
+        async with scripted(head % len(body) + body) as provider:
+            await cluster.apply(
+                connections=[{"name": "minimax", "provider": "minimax", "base_url": provider.url, "api_key": "env:LAB_KEY"}],
+                prices={"minimax/chat": PRICES["lab/chat"]}, fallbacks={"minimax/chat": ["spare/chat"]},
+            )  # fmt: skip
+            status, attempts, told = await asked(cluster, model="minimax/chat", stream=stream)
+        assert (status, attempts == "2") == (expected, expected == 200)
+        assert ("told so" in str(told)) is (code == 2013)
+    rows = await cluster.booked(2)
+    assert sorted((row["outcome"], row["cost_nano_usd"] > 0) for row in rows) == [("ok", True), ("rejected", False)]
 
 
 async def test_an_error_as_the_first_event_and_a_dead_address_are_cured(cluster: Cluster, spare: Upstream) -> None:

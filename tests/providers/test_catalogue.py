@@ -104,7 +104,7 @@ QUIRKS: dict[str, dict[str, object]] = {
     "xai": {"schema_drop": ("strict",), "drop": ("web_search_options",)},
 }
 USD = 1_000_000_000
-BESIDE_CHAT = ("embed", "rerank", "listen", "best")
+BESIDE_CHAT = ("embed", "rerank", "listen", "listen-tokens", "best")
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,7 @@ def test_writing_to_anthropics_cache_is_booked_dearer_than_input(catalogue: dict
     prices = [model.price for model in catalogue["anthropic"].models.values() if model.price is not None]
     assert prices
     assert all(price.cache_write_nano_per_mtok == price.input_nano_per_mtok * 5 // 4 for price in prices)
+    assert all(price.cache_write_1h_nano_per_mtok == price.input_nano_per_mtok * 2 for price in prices)
 
 
 @pytest.mark.parametrize("name", ["qwen-api", "siliconflow"])
@@ -218,7 +219,7 @@ def test_prices_are_of_the_order_that_prices_are(catalogue: dict[str, Provider])
         for provider in catalogue.values()
         for model in provider.models.values()
         if (price := model.price) is not None
-        and not price.request_nano
+        and not (0.0001 * USD <= price.minute_nano <= 0.1 * USD)
         and not (
             0.01 * USD <= price.input_nano_per_mtok <= 200 * USD
             and price.input_nano_per_mtok <= price.output_nano_per_mtok <= 700 * USD
@@ -280,8 +281,9 @@ def test_every_demo_model_is_one_the_simulator_knows(rehearsed: dict[str, Provid
 
 def test_demo_models_are_bounded_and_priced_so_that_budgets_can_be_tried(rehearsed: dict[str, Provider]) -> None:
     everything = [model for provider in rehearsed.values() for model in provider.models.values()]
-    assert {model.max_output_tokens for model in everything} == {MAX_OUTPUT_TOKENS}
     assert all(model.price is not None for model in everything)
+    by_tokens = [model for model in everything if model.price is not None and not model.price.by_length_alone]
+    assert {model.max_output_tokens for model in by_tokens} == {MAX_OUTPUT_TOKENS}
     demo = rehearsed["demo"].models
     assert {demo[model_id].context_tokens for model_id in MODELS} == {CONTEXT_TOKENS}
 

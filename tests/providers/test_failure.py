@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from shared.providers.failure import (
     classify,
     consequence,
     google_retry_delay_s,
+    in_a_good_answer,
     in_own_words,
     retry_after_s,
 )
@@ -332,3 +334,48 @@ def test_a_body_that_cannot_be_read_is_still_a_failure(body: bytes) -> None:
 
 def test_at_once_is_not_some_time() -> None:
     assert classify(429, {"retry-after": "0"}, b"", 0).retry_after_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("code", "failure_class", "status"),
+    [
+        (1000, FailureClass.PROVIDER_FAULT, 502),
+        (1001, FailureClass.PROVIDER_FAULT, 502),
+        (1002, FailureClass.RATE_LIMITED, 429),
+        (1004, FailureClass.CREDENTIAL, 401),
+        (1008, FailureClass.QUOTA, 402),
+        (1026, FailureClass.CONTENT_FILTER, 400),
+        (1027, FailureClass.CONTENT_FILTER, 400),
+        (1039, FailureClass.RATE_LIMITED, 429),
+        (2013, FailureClass.CLIENT_FAULT, 400),
+        (2049, FailureClass.CREDENTIAL, 401),
+        (2056, FailureClass.QUOTA, 402),
+        (-5, FailureClass.PROVIDER_FAULT, 502),
+    ],
+)
+def test_minimax_says_its_errors_with_status_200(code: int, failure_class: FailureClass, status: int) -> None:
+    body = b'{"id":"1","choices":null,"base_resp":{"status_code":%d,"status_msg":"told so"}}' % code
+    failure = in_a_good_answer(body)
+    assert failure is not None
+    assert (failure.failure_class, failure.status) == (failure_class, status)
+    assert failure.message == f"answered 200 with base_resp.status_code {code}"
+    error = {"message": "told so", "type": failure_class.value, "code": str(code)}
+    assert msgspec.json.decode(failure.body) == {"error": error}
+    refusal = consequence(failure, "MiniMax")
+    if failure_class in (FailureClass.CONTENT_FILTER, FailureClass.CLIENT_FAULT):
+        assert (refusal.status, refusal.raw_body) == (400, failure.body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"base_resp":{"status_code":0,"status_msg":""}}',
+        b'{"base_resp":null}',
+        b'{"base_resp":"x"}',
+        b'"base_resp"',
+    ],
+)
+def test_an_answer_that_says_no_error(body: bytes) -> None:
+    assert in_a_good_answer(body) is None

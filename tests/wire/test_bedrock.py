@@ -9,6 +9,8 @@ import pytest
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Refused
+from shared.domain.usage import Usage
+from shared.wire import bedrock
 from shared.wire.bedrock.eventstream import Splitter, message
 from shared.wire.reply import MalformedReply
 from tests.wire.translation import Translated, events
@@ -217,3 +219,12 @@ def test_a_byte_that_changed_on_the_way_ends_the_stream(at: int) -> None:
     raw[at] ^= 0x40
     with pytest.raises(MalformedReply):
         Splitter().feed(bytes(raw) + event("messageStop", stopReason="end_turn"))
+
+
+def test_what_is_cached_for_an_hour_is_told_apart() -> None:
+    details = [{"ttl": "1h", "inputTokens": 30}, {"ttl": "5m", "inputTokens": 20}]
+    usage = {"inputTokens": 10, "outputTokens": 7, "cacheWriteInputTokens": 50, "cacheDetails": details}
+    body = orjson.dumps({"output": {"message": {"content": []}}, "stopReason": "end_turn", "usage": usage})
+    assert bedrock.decode_reply(body).usage == Usage(
+        input_tokens=60, output_tokens=7, cache_write_tokens=50, cache_write_1h_tokens=30
+    )

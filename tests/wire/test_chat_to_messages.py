@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Refused
-from tests.wire.translation import Translated, events, named_stream
+from shared.domain.usage import Usage
+from shared.wire import anthropic_messages
+from shared.wire.canonical import Reply, Used
+from tests.wire.translation import STAMP, Translated, events, named_stream
 
 OLD, NEW = "claude-sonnet-4-5", "claude-opus-4-8"
 PNG = "iVBORw0KGgoAAAANSUhEUg=="
@@ -372,3 +376,29 @@ def test_finish_reasons(reason: str, finish: str) -> None:
     assert made["choices"][0]["finish_reason"] == finish
     assert made["choices"][0]["message"]["content"] == "x"
     assert made["system_fingerprint"] is None
+
+
+def test_what_is_cached_for_an_hour_is_told_apart() -> None:
+    """And what the start of a stream said of it stands, when the end says only the output."""
+    told = {
+        "input_tokens": 10, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 50, "output_tokens": 7,
+        "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 30},
+    }  # fmt: skip
+    usage = Usage(input_tokens=65, output_tokens=7, cache_read_tokens=5, cache_write_tokens=50, cache_write_1h_tokens=30)
+    body = {"content": [], "stop_reason": "end_turn", "usage": told}
+    assert anthropic_messages.decode_reply(orjson.dumps(body)).usage == usage
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"usage": told | {"output_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+    ]
+    decoder = anthropic_messages.StreamDecoder()
+    heard = decoder.feed(b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events))
+    assert heard[-1] == Used(usage)
+    assert orjson.loads(anthropic_messages.encode_reply(Reply(choices=(), usage=usage), STAMP))["usage"] == told
+
+
+@pytest.mark.parametrize("told", [None, [], {}, {"ephemeral_1h_input_tokens": -1}, {"ephemeral_1h_input_tokens": "many"}])
+def test_an_odd_account_of_the_cache_is_none(told: Any) -> None:
+    raw = {"input_tokens": 1, "cache_creation_input_tokens": 9, "output_tokens": 1, "cache_creation": told}
+    usage = anthropic_messages.decode_reply(orjson.dumps({"content": [], "usage": raw})).usage
+    assert usage == Usage(input_tokens=10, output_tokens=1, cache_write_tokens=9)

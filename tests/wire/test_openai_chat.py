@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.refusal import Reason, Refusal, Refused
 from shared.domain.usage import MAX_TOKENS, Usage
+from shared.wire import openai_chat
+from shared.wire.canonical import Failed
+from shared.wire.codec import CHAT, MalformedReply
 from shared.wire.envelope import open_envelope
 from shared.wire.openai_chat import (
     DONE,
@@ -526,3 +530,18 @@ def test_a_stream_ends_in_an_error_event_and_no_done() -> None:
     assert json.loads(sent[6:]) == {
         "error": {"message": "a\nb", "type": "server_error", "param": None, "code": "provider_timeout"}
     }
+
+
+MINIMAX = {"id": "1", "choices": [], "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}
+
+
+def test_an_answer_that_is_minimaxs_error() -> None:
+    body = orjson.dumps(MINIMAX)
+    for read in (CHAT.read_reply, openai_chat.decode_reply):
+        with pytest.raises(MalformedReply):
+            read(body)
+    fine = orjson.dumps(MINIMAX | {"base_resp": {"status_code": 0, "status_msg": ""}})
+    assert CHAT.read_reply(fine).body == fine
+    assert openai_chat.decode_reply(fine).choices == ()
+    (_, failed) = openai_chat.StreamDecoder().feed(b"data: " + body + b"\n\n")
+    assert failed == Failed("rate limit", body)

@@ -415,3 +415,13 @@ def test_a_stream_that_knows_only_carriage_returns_is_split_too(stream: bytes, c
 )
 def test_the_data_of_an_event(raw: bytes, data: bytes | None) -> None:
     assert data_of(raw) == data
+
+
+def test_minimaxs_error_becomes_one_that_clients_take_for_one() -> None:
+    fine = b'data: {"choices":[{"delta":{"content":"x"}}],"base_resp":{"status_code":0,"status_msg":""}}\n\n'
+    broken = b'data: {"choices":[],"base_resp":{"status_code":1027,"status_msg":"output sensitive"}}\n\n'
+    tap = ChatTap(hide_usage=False)
+    assert (tap.feed(fine), tap.error) == (fine, None)
+    event = b'{"message":"output sensitive","type":"server_error","param":null,"code":"provider_error"}'
+    assert tap.feed(broken) == b'data: {"error":' + event + b"}\n\n"
+    assert tap.error == broken[6:-2]

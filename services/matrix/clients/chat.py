@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from services.matrix.conversation import Ask, Building, Called, Heard, Sent, Wrong, need
+from services.matrix.conversation import Ask, Building, Called, Heard, Sent, Wrong, need, openai_error
 
 FINISHES = {"stop": "end", "tool_calls": "tools", "length": "length"}
 
@@ -116,7 +116,4 @@ class ChatClient:
             calls[index]["function"]["arguments"] += call["function"].get("arguments") or ""
 
     def error(self, status: int, body: Any) -> str:
-        for field in ("message", "type", "param", "code"):
-            if field not in need(body, "error"):
-                raise Wrong(f"an error without {field}")
-        return str(body["error"]["message"])
+        return openai_error(body)

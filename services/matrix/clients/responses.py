@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from services.matrix.conversation import Ask, Called, Heard, Sent, Wrong, need
+from services.matrix.conversation import Ask, Called, Heard, Sent, Wrong, need, openai_error
 
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
@@ -130,7 +130,4 @@ class ResponsesClient:
             raise Wrong(f"an item says {whole[:60]!r}, its deltas said {told[:60]!r}")
 
     def error(self, status: int, body: Any) -> str:
-        for field in ("message", "type", "param", "code"):
-            if field not in need(body, "error"):
-                raise Wrong(f"an error without {field}")
-        return str(body["error"]["message"])
+        return openai_error(body)

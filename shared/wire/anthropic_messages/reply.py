@@ -39,9 +39,10 @@ def decode_reply(body: bytes) -> Reply:
     if type(reply) is not dict or type(reply.get("content")) is not list:
         raise MalformedReply("answered without content")
     parts = tuple(part for block in reply["content"] if type(block) is dict and (part := block_part(block)) is not None)
-    stop = STOPS.get(str(reply.get("stop_reason")), Stop.END)
+    reason = loose.text(reply.get("stop_reason"))
+    stop = STOPS.get(reason, Stop.END)
     sequence = reply.get("stop_sequence")
-    choice = Choice(parts=parts, stop=stop, stop_sequence=sequence if type(sequence) is str else None)
+    choice = Choice(parts=parts, stop=stop, stop_sequence=sequence if type(sequence) is str else None, native=reason or None)
     model = reply.get("model")
     return Reply(choices=(choice,), usage=read_usage(reply.get("usage")), model=model if type(model) is str else None)
 
@@ -71,16 +72,19 @@ def read_usage(raw: Any) -> Usage | None:
         return None
     plain, made = loose.count(raw.get("input_tokens")), loose.count(raw.get("output_tokens"))
     read, written = loose.count(raw.get("cache_read_input_tokens")), loose.count(raw.get("cache_creation_input_tokens"))
+    for_an_hour = loose.count(loose.table(raw.get("cache_creation")).get("ephemeral_1h_input_tokens"))
     details = raw.get("output_tokens_details")
     thought = loose.count(details.get("thinking_tokens")) if type(details) is dict else 0
     if not any((plain, made, read, written)) and "output_tokens" not in raw and "input_tokens" not in raw:
         return None
+    written = min(written, MAX_TOKENS - read)
     return Usage(
         input_tokens=min(plain + read + written, MAX_TOKENS),
         output_tokens=made,
         cache_read_tokens=read,
-        cache_write_tokens=min(written, MAX_TOKENS - read),
+        cache_write_tokens=written,
         reasoning_tokens=min(thought, made),
+        cache_write_1h_tokens=min(for_an_hour, written),
     )
 
 
@@ -143,9 +147,15 @@ def tool_input(part: ToolCall) -> dict[str, Any]:
 
 def usage_object(usage: Usage) -> dict[str, Any]:
     plain = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
-    return {
+    told: dict[str, Any] = {
         "input_tokens": plain,
         "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cache_read_tokens,
         "output_tokens": usage.output_tokens,
     }
+    if usage.cache_write_1h_tokens:
+        told["cache_creation"] = {
+            "ephemeral_5m_input_tokens": usage.cache_write_tokens - usage.cache_write_1h_tokens,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
+        }
+    return told

@@ -123,7 +123,7 @@ class StreamDecoder(EventDecoder):
         reason, sequence = delta.get("stop_reason"), delta.get("stop_sequence")
         if type(reason) is str:
             known = sequence if type(sequence) is str else None
-            self._stop = Stopped(STOPS.get(reason, Stop.END), 0, known)
+            self._stop = Stopped(STOPS.get(reason, Stop.END), 0, known, reason)
         given = {name: value for name, value in loose.table(event.get("usage")).items() if value is not None}
         self._usage = self._usage | given
         usage = read_usage(self._usage)

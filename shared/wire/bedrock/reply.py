@@ -33,8 +33,9 @@ def decode_reply(body: bytes) -> Reply:
     content = message.get("content")
     blocks = [block for block in content if type(block) is dict] if type(content) is list else []
     parts = tuple(part for block in blocks if (part := block_part(block)) is not None)
+    reason = loose.text(reply.get("stopReason"))
     return Reply(
-        choices=(Choice(parts=parts, stop=STOPS.get(str(reply.get("stopReason")), Stop.END)),),
+        choices=(Choice(parts=parts, stop=STOPS.get(reason, Stop.END), native=reason or None),),
         usage=read_usage(reply.get("usage")),
     )
 
@@ -72,9 +73,13 @@ def read_usage(raw: Any) -> Usage | None:
     if type(raw) is not dict or "inputTokens" not in raw:
         return None
     read, written = loose.count(raw.get("cacheReadInputTokens")), loose.count(raw.get("cacheWriteInputTokens"))
+    written = min(written, MAX_TOKENS - read)
+    details = loose.tables(raw.get("cacheDetails"))
+    for_an_hour = sum(loose.count(each.get("inputTokens")) for each in details if each.get("ttl") == "1h")
     return Usage(
         input_tokens=min(loose.count(raw.get("inputTokens")) + read + written, MAX_TOKENS),
         output_tokens=loose.count(raw.get("outputTokens")),
         cache_read_tokens=read,
-        cache_write_tokens=min(written, MAX_TOKENS - read),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(for_an_hour, written),
     )

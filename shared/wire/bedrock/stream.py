@@ -52,7 +52,8 @@ class StreamDecoder:
             case "contentBlockStop":
                 return self._ended()
             case "messageStop":
-                self._stop = Stopped(STOPS.get(str(event.get("stopReason")), Stop.END))
+                reason = loose.text(event.get("stopReason"))
+                self._stop = Stopped(STOPS.get(reason, Stop.END), native=reason or None)
                 return self._ended()
             case "metadata":
                 usage = read_usage(event.get("usage"))

@@ -203,8 +203,9 @@ def decode_reply(body: bytes) -> Reply:
         if type(text) is str and text:
             parts.append(Thinking(text=text) if kind == "thinking" else Text(text))
     parts += [_called(raw, at) for at, raw in enumerate(loose.tables(message.get("tool_calls")))]
+    reason = loose.text(reply.get("finish_reason"))
     return Reply(
-        choices=(Choice(parts=tuple(parts), stop=STOPS.get(str(reply.get("finish_reason")), Stop.END)),),
+        choices=(Choice(parts=tuple(parts), stop=STOPS.get(reason, Stop.END), native=reason or None),),
         usage=read_usage(reply.get("usage")),
         citations=tuple(_citations(message.get("citations"))),
     )
@@ -292,10 +293,10 @@ class StreamDecoder(EventDecoder):
 
     def _message_end(self, delta: dict[str, Any], data: bytes) -> list[Event]:
         events = self._parts.end()
-        reason = str(delta.get("finish_reason"))
+        reason = loose.text(delta.get("finish_reason"))
         if delta.get("error"):
             self._failed = True
             return [*events, Failed(loose.text(delta.get("error")) or "an error", data)]
-        self._stop = Stopped(STOPS.get(reason, Stop.END))
+        self._stop = Stopped(STOPS.get(reason, Stop.END), native=reason or None)
         usage = read_usage(delta.get("usage"))
         return [*events, Used(usage)] if usage is not None else events

@@ -40,7 +40,7 @@ def decode_reply(body: bytes) -> Reply:
     choices = tuple(_choice(candidate, at) for at, candidate in enumerate(candidates))
     model = reply.get("modelVersion")
     return Reply(
-        choices=choices or (Choice(parts=(), stop=Stop.FILTER),),
+        choices=choices or (Choice(parts=(), stop=Stop.FILTER, native=blocked(reply)),),
         usage=read_usage(reply.get("usageMetadata")),
         model=model if type(model) is str else None,
     )
@@ -60,7 +60,13 @@ def _choice(candidate: dict[str, Any], at: int) -> Choice:
             parts[-1] = Thinking(text=last.text + part.text, signature=part.signature, origin=part.origin)
         elif part is not None:
             parts.append(part)
-    return Choice(parts=tuple(parts), stop=stop_of(candidate.get("finishReason"), called=calls > 0))
+    reason = loose.text(candidate.get("finishReason"))
+    return Choice(parts=tuple(parts), stop=stop_of(reason, called=calls > 0), native=reason or None)
+
+
+def blocked(reply: dict[str, Any]) -> str | None:
+    """Why the prompt itself was refused, if it was."""
+    return loose.text(loose.table(reply.get("promptFeedback")).get("blockReason")) or None
 
 
 def reply_part(raw: dict[str, Any], calls: int) -> Text | Media | Thinking | ToolCall | None:

@@ -29,7 +29,7 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.decoder import EventDecoder
-from shared.wire.gemini.reply import REASONS, raw_parts, read_usage, reply_part, stop_of, tail, usage_object
+from shared.wire.gemini.reply import REASONS, blocked, raw_parts, read_usage, reply_part, stop_of, tail, usage_object
 from shared.wire.parts import Parts
 from shared.wire.reply import MalformedReply
 
@@ -97,7 +97,7 @@ class StreamDecoder(EventDecoder):
         self._objects: _Objects | None = None
         self._begun = self._started = self._failed = False
         self._candidates: dict[int, _Candidate] = {}
-        self._blocked = False
+        self._blocked: str | None = None
 
     def feed(self, chunk: bytes) -> list[Event]:
         if not self._begun:
@@ -118,9 +118,9 @@ class StreamDecoder(EventDecoder):
         for index, candidate in self._candidates.items():
             if candidate.reason is not None:
                 events += candidate.parts.end()
-                events.append(Stopped(stop_of(candidate.reason, called=candidate.calls > 0), index))
-        if not self._candidates and self._blocked:
-            events.append(Stopped(Stop.FILTER))
+                events.append(Stopped(stop_of(candidate.reason, called=candidate.calls > 0), index, native=candidate.reason))
+        if not self._candidates and self._blocked is not None:
+            events.append(Stopped(Stop.FILTER, native=self._blocked))
         return events
 
     def _data(self, data: bytes) -> list[Event]:
@@ -139,8 +139,7 @@ class StreamDecoder(EventDecoder):
             self._failed = True
             message = error.get("message") if type(error) is dict else None
             return [*events, Failed(message if type(message) is str else "an error", data)]
-        feedback = chunk.get("promptFeedback")
-        self._blocked = self._blocked or (type(feedback) is dict and bool(feedback.get("blockReason")))
+        self._blocked = self._blocked or blocked(chunk)
         candidates = chunk.get("candidates")
         for raw in candidates if type(candidates) is list else ():
             if type(raw) is dict:

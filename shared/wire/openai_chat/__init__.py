@@ -11,6 +11,7 @@ from shared.wire.openai_chat.facts import (
     PING,
     ChatCall,
     Media,
+    Sound,
     check_call,
     encode_refusal,
     encode_stream_error,
@@ -20,6 +21,6 @@ from shared.wire.openai_chat.reply import decode_reply, encode_reply
 from shared.wire.openai_chat.stream import StreamDecoder, StreamEncoder
 
 __all__ = [
-    "DONE", "ERRORS", "NO_MEDIA", "PING", "ChatCall", "Media", "StreamDecoder", "StreamEncoder", "check_call", "decode_call",
-    "decode_reply", "encode_call", "encode_refusal", "encode_reply", "encode_stream_error", "read_usage",
+    "DONE", "ERRORS", "NO_MEDIA", "PING", "ChatCall", "Media", "Sound", "StreamDecoder", "StreamEncoder", "check_call",
+    "decode_call", "decode_reply", "encode_call", "encode_refusal", "encode_reply", "encode_stream_error", "read_usage",
 ]  # fmt: skip

@@ -110,6 +110,13 @@ class Media(msgspec.Struct, frozen=True, kw_only=True):
 NO_MEDIA = Media()
 
 
+class Sound(msgspec.Struct, frozen=True):
+    """How long sound in a call can be, and how long it likely is (wire/transcription/length.py)."""
+
+    most_ms: int
+    likely_ms: int
+
+
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway reads of a call; all the rest travels unread.
 
@@ -125,6 +132,8 @@ class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     media: Media
     body_bytes: int
+    sound: Sound | None = None
+    """What is to be transcribed, for prices by the minute."""
 
     @property
     def text_bytes(self) -> int:

@@ -53,7 +53,7 @@ def decode_reply(body: bytes) -> Reply:
         reply = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise MalformedReply("answered with something that is no chat completion") from None
-    if type(reply) is not dict or type(reply.get("choices")) is not list:
+    if type(reply) is not dict or type(reply.get("choices")) is not list or failed(reply):
         raise MalformedReply("answered without choices")
     choices = [_choice(choice) for choice in reply["choices"] if type(choice) is dict]
     usage = reply.get("usage")
@@ -66,6 +66,11 @@ def decode_reply(body: bytes) -> Reply:
         model=reply.get("model") if type(reply.get("model")) is str else None,
         citations=citations,
     )
+
+
+def failed(answer: dict[str, Any]) -> bool:
+    """Whether it is an error after all: MiniMax says so in `base_resp` (providers/failure.py)."""
+    return "base_resp" in answer and loose.table(answer["base_resp"]).get("status_code", 0) != 0
 
 
 def _choice(choice: dict[str, Any]) -> Choice:
@@ -85,7 +90,8 @@ def _choice(choice: dict[str, Any]) -> Choice:
     stop = stop_of(choice.get("finish_reason"), called=bool(calls))
     if type(refusal) is str and refusal and stop is Stop.END:
         stop = Stop.REFUSAL
-    return Choice(parts=tuple(parts), stop=stop, logprobs=logprobs if type(logprobs) is dict else None)
+    native = loose.text(choice.get("finish_reason")) or None
+    return Choice(parts=tuple(parts), stop=stop, logprobs=logprobs if type(logprobs) is dict else None, native=native)
 
 
 def _thinking(message: dict[str, Any]) -> list[Thinking]:
@@ -186,12 +192,13 @@ def _encode_choice(choice: Choice, index: int, reply: Reply, stamp: Stamp) -> di
             {"type": "url_citation", "url_citation": {"url": each.get("url", ""), "title": each.get("title", "")}}
             for each in reply.citations
         ]
-    return {
+    told = {
         "index": index,
         "message": message,
         "logprobs": choice.logprobs,
         "finish_reason": finish_of(choice.stop, bool(refusal)),
     }
+    return told | {"native_finish_reason": choice.native} if stamp.native_finish else told
 
 
 def media_url(part: Media) -> str:

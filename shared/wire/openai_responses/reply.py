@@ -37,7 +37,7 @@ def decode_reply(body: bytes) -> Reply:
     parts = [part for item in reply["output"] if type(item) is dict for part in item_parts(item)]
     model = reply.get("model")
     return Reply(
-        choices=(Choice(parts=tuple(parts), stop=stop_of(reply, parts)),),
+        choices=(Choice(parts=tuple(parts), stop=stop_of(reply, parts), native=native_of(reply)),),
         usage=read_usage(reply.get("usage")),
         model=model if type(model) is str else None,
     )
@@ -54,6 +54,12 @@ def stop_of(reply: dict[str, Any], parts: list[Any]) -> Stop:
         return Stop.TOOL
     refused = any(isinstance(part, Text) and part.refusal for part in parts)
     return Stop.REFUSAL if refused else Stop.END
+
+
+def native_of(reply: dict[str, Any]) -> str | None:
+    """How it ended in OpenAI's word: the reason of an incomplete one, else its status."""
+    details = loose.table(reply.get("incomplete_details"))
+    return loose.text(details.get("reason")) or loose.text(reply.get("status")) or None
 
 
 def item_parts(item: dict[str, Any]) -> list[Text | Media | Thinking | ToolCall]:

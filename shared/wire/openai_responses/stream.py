@@ -36,6 +36,7 @@ from shared.wire.openai_responses.reply import (
     content_part,
     item_of,
     item_parts,
+    native_of,
     read_usage,
     reasoning_part,
     response_object,
@@ -139,7 +140,7 @@ class StreamDecoder(EventDecoder):
     def _completed(self, response: dict[str, Any]) -> list[Event]:
         events = self._parts.end()
         self.response = response
-        self._stop = Stopped(stop_of(response, self._parts.parts))
+        self._stop = Stopped(stop_of(response, self._parts.parts), native=native_of(response))
         usage = read_usage(response.get("usage"))
         return [*events, Used(usage)] if usage is not None else events
 

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import ModuleType
 from typing import Any
 
-import msgspec
 import orjson
 
 from shared.domain.catalogue import Deployment, WireFormat
+from shared.domain.refusal import Refused
 from shared.domain.usage import Usage
-from shared.wire.envelope import Envelope
+from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.multipart import encode_form
 from shared.wire.openai_chat.facts import ChatCall
-from shared.wire.openai_json import read_usage
+from shared.wire.passthrough import ListeningTap
 from shared.wire.reply import ReplyFacts
 from shared.wire.transcription import assemblyai, deepgram, openai
 from shared.wire.transcription.assemblyai import Failed
 from shared.wire.transcription.canonical import Step, TranscribeCall
+from shared.wire.transcription.facts import facts
+from shared.wire.transcription.stream import StreamDecoder
 from shared.wire.whole import WholeAnswers
 
-__all__ = ["Failed", "Passthrough", "Step", "Transcription", "transcription"]
+__all__ = ["Failed", "Passthrough", "Step", "Transcription", "facts", "transcription"]
 
 
-class _Stepwise(WholeAnswers):
+class _Stepwise(WholeAnswers, ABC):
+    @abstractmethod
     def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
-        raise NotImplementedError
+        """The first request, and the client's fields that are not in it. Raises Refused."""
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
@@ -36,15 +40,27 @@ class _Stepwise(WholeAnswers):
 
 
 class Passthrough(_Stepwise):
-    """To a provider of OpenAI's format: the form is written again under the provider's name of the model."""
+    """To a provider of OpenAI's format: the form is written again under the provider's name of the model.
+
+    Where the price is by the minute, the provider is always asked for `verbose_json`, the one answer in which all of them tell
+    the duration; the client's own format is made of it.
+    """
 
     def __init__(self) -> None:
         self._content_type = "application/json"
+        self._asked: TranscribeCall | None = None
 
     def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
         """`boundary`: one that no client can know, or a file could hold fields of its own making. Raises Refused."""
         values = openai.values_of(envelope) | {"model": deployment.model.model_id}
         upload = openai.upload_of(envelope)
+        price = deployment.model.price
+        if price is not None and price.minute_nano:
+            if call.stream:
+                raise not_streamed(f"{deployment.name} is billed by the minute, and a stream tells no duration")
+            if values.get("response_format") != "verbose_json":
+                self._asked = openai.decode_call(envelope, model=call.model)
+                values["response_format"] = "verbose_json"
         fields: list[tuple[str, str]] = []
         for name, value in values.items():
             if name != "input_audio":
@@ -58,7 +74,16 @@ class Passthrough(_Stepwise):
         return None
 
     def read_reply(self, body: bytes) -> ReplyFacts:
-        return ReplyFacts(body=body, usage=_usage(body), finish_reason="stop", content_type=self._content_type)
+        """Raises MalformedReply."""
+        if self._asked is None:
+            usage = openai.read_usage(body)
+            return ReplyFacts(body=body, usage=usage, finish_reason="stop", content_type=self._content_type)
+        transcript, usage = openai.decode_reply(body), openai.read_usage(body)
+        answer, content_type = openai.encode_reply(transcript, self._asked)
+        return ReplyFacts(body=answer, usage=usage, finish_reason="stop", content_type=content_type)
+
+    def tap(self, *, hide_usage: bool) -> ListeningTap:
+        return ListeningTap(StreamDecoder())
 
     def provider_message(self, body: bytes) -> str | None:
         return None
@@ -66,15 +91,6 @@ class Passthrough(_Stepwise):
 
 def _text(value: Any) -> str:
     return value if type(value) is str else orjson.dumps(value).decode()
-
-
-def _usage(body: bytes) -> Usage | None:
-    """Tokens, where the model is billed by them; whisper tells seconds."""
-    try:
-        told = orjson.loads(body).get("usage")
-        return read_usage(msgspec.Raw(orjson.dumps(told))) if type(told) is dict else None
-    except (orjson.JSONDecodeError, AttributeError):
-        return None
 
 
 class Transcription(_Stepwise):
@@ -87,7 +103,12 @@ class Transcription(_Stepwise):
 
     def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
         """Raises Refused."""
+        if call.stream:
+            raise not_streamed(f"{deployment.provider.title} is asked for whole transcripts")
         self._call, self._deployment = openai.decode_call(envelope, model=call.model), deployment
+        for name in self._provider.REFUSED:
+            if self._call.extra.get(name) is not None:
+                raise invalid_field(name, f"{name!r} is not taken here: the answer, or what it costs, would go elsewhere.")
         step, dropped = self._provider.first(self._call, deployment.model)
         return step, dropped
 
@@ -100,14 +121,21 @@ class Transcription(_Stepwise):
         return assemblyai.following(body, asked, self._call, self._deployment.model)
 
     def read_reply(self, body: bytes) -> ReplyFacts:
-        """Raises MalformedReply. These are billed by the minute, so no tokens are counted."""
+        """Raises MalformedReply. These are billed by the minute: no tokens are counted. Without a duration nothing is said, and
+        the flow counts by the bytes."""
         assert self._call is not None
-        answer, content_type = openai.encode_reply(self._provider.decode_reply(body), self._call)
-        return ReplyFacts(body=answer, usage=Usage(), finish_reason="stop", content_type=content_type)
+        transcript = self._provider.decode_reply(body)
+        usage = None if transcript.duration_s is None else Usage(audio_ms=openai.milliseconds(transcript.duration_s))
+        answer, content_type = openai.encode_reply(transcript, self._call)
+        return ReplyFacts(body=answer, usage=usage, finish_reason="stop", content_type=content_type)
 
     def provider_message(self, body: bytes) -> str | None:
         said: str | None = self._provider.error_message(body)
         return said
+
+
+def not_streamed(why: str) -> Refused:
+    return invalid_field("stream", f"This transcription cannot be streamed: {why}. Leave 'stream' out.")
 
 
 def transcription(provider: WireFormat) -> Passthrough | Transcription | None:

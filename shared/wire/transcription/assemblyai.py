@@ -19,6 +19,10 @@ ANY_MODEL = "best"
 """A model name that leaves the choice to them."""
 
 
+REFUSED = ("webhook_url", "webhook_auth_header_name", "webhook_auth_header_value", "multichannel", "audio_url")
+"""The answer would go elsewhere; each channel would be billed; another sound than the one that was reserved for."""
+
+
 class Failed(Exception):
     """The order came to nothing; the message is AssemblyAI's."""
 

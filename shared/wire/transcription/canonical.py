@@ -35,6 +35,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     duration_s: float | None = None
     words: tuple[Word, ...] = ()
+    segments: tuple[Word, ...] = ()
+    """Where the provider makes them itself."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

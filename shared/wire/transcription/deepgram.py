@@ -13,6 +13,9 @@ from shared.domain.catalogue import Model
 from shared.wire.reply import MalformedReply
 from shared.wire.transcription.canonical import Step, TranscribeCall, Transcript, Word
 
+REFUSED = ("callback", "callback_method", "multichannel")
+"""The answer would go elsewhere; each channel would be billed, and all but the first be lost."""
+
 
 def first(call: TranscribeCall, model: Model) -> tuple[Step, list[str]]:
     """The request, and the client's fields that are not in it."""

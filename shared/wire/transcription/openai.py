@@ -4,15 +4,21 @@ in base64; answered as JSON, text or subtitles.
 
 from __future__ import annotations
 
+import math
 from base64 import b64decode
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import orjson
 
+from shared.domain.usage import MAX_TOKENS, Usage
+from shared.wire import loose, openai_json
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
 from shared.wire.multipart import Form, Upload
+from shared.wire.reply import MalformedReply
 from shared.wire.transcription import subtitles
-from shared.wire.transcription.canonical import FORMATS, TranscribeCall, Transcript
+from shared.wire.transcription.canonical import FORMATS, TranscribeCall, Transcript, Word
 
 KNOWN = frozenset(
     {
@@ -82,6 +88,57 @@ def _text(values: dict[str, Any], name: str) -> str | None:
     return value or None
 
 
+def usage_of(told: Any) -> Usage | None:
+    """Tokens where the model is billed by them; whisper tells seconds."""
+    if type(told) is not dict:
+        return None
+    if type(told.get("seconds")) in (int, float):
+        return Usage(audio_ms=milliseconds(told["seconds"]))
+    return openai_json.read_usage(msgspec.Raw(orjson.dumps(told)))
+
+
+def read_usage(body: bytes) -> Usage | None:
+    """From `usage`, or from the duration of `verbose_json`."""
+    reply = loose.table(loose.parsed(body))
+    usage = usage_of(reply.get("usage"))
+    duration = seconds_of(reply)
+    return Usage(audio_ms=milliseconds(duration)) if usage is None and duration is not None else usage
+
+
+def seconds_of(reply: dict[str, Any]) -> float | None:
+    """Groq and others tell a number, OpenAI has also told one as text."""
+    try:
+        seconds = float(reply.get("duration"))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return seconds if 0 <= seconds < MAX_TOKENS else None
+
+
+def milliseconds(seconds: float) -> int:
+    """Whole milliseconds of a length that a provider told, rounded up; 0 for one that cannot be."""
+    return min(math.ceil(round(seconds * 1000, 6)), MAX_TOKENS) if 0 < seconds < MAX_TOKENS else 0
+
+
+def decode_reply(body: bytes) -> Transcript:
+    """`verbose_json`. Raises MalformedReply."""
+    reply = loose.parsed(body)
+    if type(reply) is not dict or type(reply.get("text")) is not str:
+        raise MalformedReply("answered without a transcript")
+    try:
+        segments = tuple(
+            Word(str(each["text"]).strip(), float(each["start"]), float(each["end"]))
+            for each in loose.tables(reply.get("segments"))
+        )
+    except (KeyError, TypeError, ValueError):
+        raise MalformedReply("answered with segments that have no times") from None
+    return Transcript(
+        text=reply["text"],
+        language=loose.text(reply.get("language")) or None,
+        duration_s=seconds_of(reply),
+        segments=segments,
+    )
+
+
 def encode_reply(transcript: Transcript, call: TranscribeCall) -> tuple[bytes, str]:
     """Body and Content-Type."""
     kind = CONTENT_TYPES.get(call.response_format, "application/json")
@@ -89,12 +146,19 @@ def encode_reply(transcript: Transcript, call: TranscribeCall) -> tuple[bytes, s
         case "text":
             return f"{transcript.text}\n".encode(), kind
         case "srt":
-            return subtitles.srt(transcript.words).encode(), kind
+            return subtitles.srt(_segments(transcript)).encode(), kind
         case "vtt":
-            return subtitles.vtt(transcript.words).encode(), kind
+            return subtitles.vtt(_segments(transcript)).encode(), kind
         case "verbose_json":
             return orjson.dumps(_verbose(transcript, call)), kind
-    return orjson.dumps({"text": transcript.text}), kind
+    told: dict[str, Any] = {"text": transcript.text}
+    if transcript.duration_s is not None:
+        told["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
+    return orjson.dumps(told), kind
+
+
+def _segments(transcript: Transcript) -> Sequence[Word]:
+    return transcript.segments or subtitles.segments(transcript.words)
 
 
 def _verbose(transcript: Transcript, call: TranscribeCall) -> dict[str, Any]:
@@ -109,6 +173,6 @@ def _verbose(transcript: Transcript, call: TranscribeCall) -> dict[str, Any]:
     if not call.granularities or "segment" in call.granularities:
         made["segments"] = [
             {"id": at, "start": each.start_s, "end": each.end_s, "text": each.text}
-            for at, each in enumerate(subtitles.segments(transcript.words))
+            for at, each in enumerate(_segments(transcript))
         ]
     return made

@@ -39,16 +39,16 @@ def _joined(words: Sequence[Word]) -> Word:
     return Word(" ".join(word.text for word in words), words[0].start_s, words[-1].end_s)
 
 
-def srt(words: Sequence[Word]) -> str:
+def srt(made: Sequence[Word]) -> str:
     lines = [
         f"{number}\n{_time(each.start_s, ',')} --> {_time(each.end_s, ',')}\n{each.text}\n"
-        for number, each in enumerate(segments(words), 1)
+        for number, each in enumerate(made, 1)
     ]
     return "\n".join(lines)
 
 
-def vtt(words: Sequence[Word]) -> str:
-    cues = [f"{_time(each.start_s, '.')} --> {_time(each.end_s, '.')}\n{each.text}\n" for each in segments(words)]
+def vtt(made: Sequence[Word]) -> str:
+    cues = [f"{_time(each.start_s, '.')} --> {_time(each.end_s, '.')}\n{each.text}\n" for each in made]
     return "\n".join(["WEBVTT\n", *cues])
 
 

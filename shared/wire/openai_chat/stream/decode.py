@@ -1,4 +1,4 @@
-"""Chat Completions' streams, both ways.
+"""A provider's chunks → canonical events.
 
 Chat has no block boundaries and may interleave: deltas of text and of several tool calls, each by its index. The decoder
 makes sequential parts of them: while one tool call is open, pieces of the next wait until the first can no longer grow.
@@ -9,38 +9,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import orjson
 
-from shared.domain.usage import Usage
 from shared.wire import loose
-from shared.wire.canonical import (
-    Begin,
-    Delta,
-    End,
-    Event,
-    Failed,
-    Media,
-    Stamp,
-    Start,
-    Stop,
-    Stopped,
-    Text,
-    Thinking,
-    ToolCall,
-    Used,
-)
+from shared.wire.canonical import Event, Failed, Start, Stop, Stopped, Thinking, ToolCall, Used
 from shared.wire.decoder import EventDecoder
-from shared.wire.openai_chat.facts import DONE, read_usage
-from shared.wire.openai_chat.reply import (
-    completion_id,
-    finish_of,
-    media_url,
-    signature_in,
-    signed_detail,
-    stop_of,
-    usage_object,
-)
+from shared.wire.openai_chat.facts import read_usage
+from shared.wire.openai_chat.reply import failed, signature_in, stop_of
+from shared.wire.openai_chat.stream.think import ThinkTags
 from shared.wire.parts import Parts
 
 
@@ -104,9 +80,10 @@ class StreamDecoder(EventDecoder):
         if not self._started:
             self._started = True
             events.append(Start(chunk.get("model") if type(chunk.get("model")) is str else None))
-        if chunk.get("error"):
+        if chunk.get("error") or failed(chunk):
             self._failed = True
-            return [*events, Failed(_message(chunk["error"]), data)]
+            error = chunk.get("error") or loose.table(chunk.get("base_resp")).get("status_msg")
+            return [*events, Failed(_message(error), data)]
         for raw in loose.tables(chunk.get("choices")):
             events += self._choice(raw)
         groq = chunk.get("x_groq")
@@ -236,45 +213,7 @@ class StreamDecoder(EventDecoder):
         stop = stop_of(choice.finish, called=bool(choice.order))
         if choice.refused and stop is Stop.END:
             stop = Stop.REFUSAL
-        return [*events, Stopped(stop, choice.index)]
-
-
-class ThinkTags:
-    """Splits text at <think> and </think>, wherever chunks are cut; only a tag at the very beginning opens."""
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._thinking = False
-        self._begun = False
-
-    def feed(self, text: str) -> list[tuple[str, bool]]:
-        self._held += text
-        out: list[tuple[str, bool]] = []
-        if not self._begun:
-            bare = self._held.lstrip()
-            if bare.startswith("<think>"):
-                self._held, self._thinking, self._begun = bare.removeprefix("<think>"), True, True
-            elif "<think>".startswith(bare[:7]) and len(bare) < 7:
-                return out
-            else:
-                self._begun = True
-        if self._thinking:
-            before, tag, after = self._held.partition("</think>")
-            if tag:
-                out.append((before, True))
-                self._thinking, self._held = False, after.lstrip("\n")
-            else:
-                keep = next((n for n in range(7, 0, -1) if self._held.endswith("</think>"[:n])), 0)
-                out.append((self._held[: len(self._held) - keep], True))
-                self._held = self._held[len(self._held) - keep :]
-        if not self._thinking and self._held:
-            out.append((self._held, False))
-            self._held = ""
-        return [piece for piece in out if piece[0]]
-
-    def close(self) -> list[tuple[str, bool]]:
-        held, self._held = self._held, ""
-        return [(held, self._thinking)] if held else []
+        return [*events, Stopped(stop, choice.index, native=choice.finish or None)]
 
 
 def _whole(call: _Pending) -> bool:
@@ -312,99 +251,3 @@ def _is_json(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-class StreamEncoder:
-    """Canonical events → chunks. Content deltas are written from a prepared head, so that each costs one small encoding."""
-
-    def __init__(self, stamp: Stamp) -> None:
-        self._stamp = stamp
-        head = {
-            "id": completion_id(stamp), "object": "chat.completion.chunk", "created": stamp.created_s, "model": stamp.model,
-            "system_fingerprint": None,
-        }  # fmt: skip
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":'
-        self._tail = b',"usage":null}\n\n' if stamp.include_usage else b"}\n\n"
-        self._usage: Usage | None = None
-        self._greeted: set[int] = set()
-        self._open: dict[int, tuple[str, int]] = {}
-        self._calls: dict[int, int] = {}
-        self._details: dict[int, int] = {}
-        self._refused: set[int] = set()
-
-    def feed(self, event: Event) -> bytes:
-        match event:
-            case Delta():
-                return self._delta(event)
-            case Begin():
-                return self._begin(event)
-            case End():
-                return self._end(event)
-            case Stopped():
-                finish = finish_of(event.stop, event.choice in self._refused)
-                return self._greet(event.choice) + self._chunk(event.choice, {}, finish)
-            case Used():
-                self._usage = event.usage
-            case Start() if event.usage is not None:
-                self._usage = event.usage
-        return b""
-
-    def close(self) -> bytes:
-        out = b""
-        if self._stamp.include_usage and self._usage is not None:
-            out = self._head + b'[],"usage":' + orjson.dumps(usage_object(self._usage)) + b"}\n\n"
-        return out + DONE
-
-    def _greet(self, choice: int) -> bytes:
-        if choice in self._greeted:
-            return b""
-        self._greeted.add(choice)
-        return self._chunk(choice, {"role": "assistant", "content": ""})
-
-    def _chunk(self, choice: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> bytes:
-        body = [{"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
-        return self._head + _encode(body) + self._tail
-
-    def _begin(self, event: Begin) -> bytes:
-        out = self._greet(event.choice)
-        part = event.part
-        if isinstance(part, ToolCall):
-            at = self._calls[event.choice] = self._calls.get(event.choice, -1) + 1
-            kind = "custom" if part.custom else "function"
-            self._open[event.choice] = (kind, at)
-            body = {"name": part.name, "input" if part.custom else "arguments": ""}
-            return out + self._chunk(event.choice, {"tool_calls": [{"index": at, "id": part.id, "type": kind, kind: body}]})
-        if isinstance(part, Thinking):
-            field = "reasoning_content" if self._stamp.show_thinking else ""
-        elif isinstance(part, Text):
-            field = "refusal" if part.refusal else "content"
-            if part.refusal:
-                self._refused.add(event.choice)
-        else:
-            return out + self._image(event.choice, part)
-        self._open[event.choice] = (field, 0)
-        return out
-
-    def _image(self, choice: int, part: Media) -> bytes:
-        self._open[choice] = ("", 0)
-        return self._chunk(choice, {"images": [{"type": "image_url", "image_url": {"url": media_url(part)}}]})
-
-    def _delta(self, event: Delta) -> bytes:
-        field, at = self._open[event.choice]
-        if not field:
-            return b""
-        if field in ("function", "custom"):
-            name = "input" if field == "custom" else "arguments"
-            return self._chunk(event.choice, {"tool_calls": [{"index": at, field: {name: event.text}}]})
-        return self._chunk(event.choice, {field: event.text}, None, {"content": event.logprobs} if event.logprobs else None)
-
-    def _end(self, event: End) -> bytes:
-        """A signature comes with the part's end, as OpenRouter's reasoning_details."""
-        detail = signed_detail(event.part, show=self._stamp.show_thinking)
-        if detail is None:
-            return b""
-        index = self._details[event.choice] = self._details.get(event.choice, -1) + 1
-        return self._greet(event.choice) + self._chunk(event.choice, {"reasoning_details": [detail | {"index": index}]})
