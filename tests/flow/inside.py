@@ -135,7 +135,7 @@ class Inside:
         return await self.call(messages=[{"role": "user", "content": content}], **({"stream": True, "max_tokens": 60} | fields))
 
     async def events(self) -> list[UsageEvent]:
-        """All that is booked, oldest first, each once: with no worker to book them, the usage log sends them again and again."""
+        """All that is booked, oldest first, each once: with no worker to book them, the usage log sends them again."""
         await self.gateway.gate.drained()
         async with Redis.from_url(self._redis_url) as redis:
             await asyncio.sleep(0.05)
