@@ -78,7 +78,7 @@ class Race:
                     one = self._running.pop(task)
                     if self._ends_the_call(task, one):
                         ended, last = task, one
-        except asyncio.CancelledError:
+        except BaseException:
             last = self._winner or own
             await self._abandon(last)
             raise
@@ -182,7 +182,7 @@ class Race:
         return False
 
     async def _abandon(self, last: Exchange) -> None:
-        """The client left: everything stops, and what runs beside the call is booked."""
+        """The client left (or something broke here): everything stops, and what runs beside the call is booked."""
         running = dict(self._running)
         if not running:
             return

@@ -216,7 +216,8 @@ class Wal:
     async def run(self, missing: Missing, resend: Resend, reap: Reap) -> None:
         """Rotate, confirm against Postgres, send again what is missing, adopt the dead; for ever."""
         adopted_s = time.monotonic()
-        while True:
+        task = asyncio.current_task()
+        while task is None or not task.cancelling():  # a client may have made its own error of our cancellation
             await asyncio.sleep(CONFIRM_S)
             try:
                 await self._sync()

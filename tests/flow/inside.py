@@ -142,11 +142,14 @@ class Inside:
         return await self.call(messages=[{"role": "user", "content": content}], **({"stream": True, "max_tokens": 60} | fields))
 
     async def events(self) -> list[UsageEvent]:
-        """All that is booked, oldest first."""
+        """All that is booked, oldest first, each once: with no worker to book them, the usage log sends them again."""
         await self.gateway.gate.drained()
         async with Redis.from_url(self._redis_url) as redis:
             await asyncio.sleep(0.05)
-            return [decode_event(fields[b"e"]) for _, fields in await redis.xrange(keys.USAGE_STREAM)]
+            sent = [decode_event(fields[b"e"]) for _, fields in await redis.xrange(keys.USAGE_STREAM)]
+        events = {event.event_id: event for event in sent}
+        assert all(events[event.event_id] == event for event in sent)
+        return list(events.values())
 
     async def held(self) -> dict[str, int]:
         """The budget's cell: spent and reserved."""

@@ -55,6 +55,20 @@ async def test_chat_answers_with_what_it_was_told(client: openai.AsyncOpenAI) ->
     assert reply.model == "chat"
 
 
+@pytest.mark.parametrize("flag", ["prefix", "partial", "continue_final_message"])
+async def test_an_answer_that_was_begun_is_gone_on_with_where_it_is_asked_for(client: openai.AsyncOpenAI, flag: str) -> None:
+    begun: Any = {"role": "assistant", "content": "You said: one"}
+    more: Any = {flag: True} if flag == "continue_final_message" else {}
+    if not more:
+        begun[flag] = True
+    call: Any = {"model": "chat", "messages": [*say("one two three"), begun]}
+    reply = await client.chat.completions.create(**call, extra_body=more)
+    assert reply.choices[0].message.content == " two three"
+    begun.pop(flag, None)
+    reply = await client.chat.completions.create(**call)
+    assert reply.choices[0].message.content == "You said: one two three"
+
+
 async def test_usage_can_be_computed_beforehand(client: openai.AsyncOpenAI) -> None:
     messages = [{"role": "system", "content": "Be brief."}, *say("How are you today, simulator?")]
     reply = await client.chat.completions.create(model="chat", messages=messages)

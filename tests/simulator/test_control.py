@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.simulator.behaviour import MODELS, RULES
-from services.simulator.state import State
+from services.simulator.behaviour import MODELS, RULES, parse_behaviour
+from services.simulator.state import Fault, State
 from tests.upstreams import Upstream, upstream
 
 
@@ -59,6 +59,27 @@ async def test_a_fault_with_times_wears_off(session: aiohttp.ClientSession) -> N
     assert [await chat(session) for _ in range(4)] == [503, 503, 429, 200]
 
 
+async def test_a_fault_with_a_share_hits_that_part_of_the_requests_the_same_each_time(session: aiohttp.ClientSession) -> None:
+    await control(session, faults=[{"behaviour": "fail-503", "share": 0.25}, {"behaviour": "fail-429", "share": 0}])
+    seen = [await chat(session) for _ in range(200)]
+    assert set(seen) == {200, 503}
+    assert 30 <= seen.count(503) <= 70
+    again = State(faults=[Fault("fail-503", share=0.25), Fault("fail-429", share=0)])
+    assert [again.behaviour_name("chat") for _ in range(200)] == [
+        "chat" if status == 200 else "chat+fail-503" for status in seen
+    ]
+
+
+def test_a_heavy_tail_is_a_body_and_stragglers() -> None:
+    state, behaviour = State(), parse_behaviour("chat+heavy-tail-100-3")
+    assert behaviour is not None
+    drawn = sorted(state.first_token_delay_ms(behaviour) for _ in range(10_000))
+    assert 95 <= drawn[5_000] <= 105
+    late = [delay for delay in drawn if delay >= 700]
+    assert 200 <= len(late) <= 400
+    assert late[-1] <= 3_300
+
+
 async def test_new_faults_replace_the_old(session: aiohttp.ClientSession) -> None:
     await control(session, faults=[{"behaviour": "fail-503"}])
     assert (await control(session, faults=[]))["faults"] == []
@@ -80,6 +101,8 @@ async def test_reset_forgets_everything(session: aiohttp.ClientSession) -> None:
         ({"faults": [{"behaviour": "fail-99"}]}, "faults[0].behaviour: 'fail-99' names no behaviour"),
         ({"faults": [{"behaviour": "empty", "times": 0}]}, "faults[0].times"),
         ({"faults": [{"behaviour": "empty", "model": 3}]}, "faults[0].model"),
+        ({"faults": [{"behaviour": "empty", "share": 1.5}]}, "faults[0].share"),
+        ({"faults": [{"behaviour": "empty", "share": True}]}, "faults[0].share"),
         ({"faults": {}}, "faults: must be a list"),
         ({"pace_ms": -1}, "pace_ms"),
         ({"paces": 1}, "unknown: paces"),

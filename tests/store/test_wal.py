@@ -114,6 +114,36 @@ async def test_a_live_process_adopts_what_a_killed_one_left(tmp_path: Path) -> N
     wal.close()
 
 
+async def test_an_intent_that_came_to_nothing_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No estimate for it when the process dies, and its segment goes like any other."""
+    monkeypatch.setattr(wal_module, "ROTATE_S", 0.0)
+    wal, books = Wal.open(tmp_path, "n1"), Books()
+    none, made = event(), event()
+    intend(wal, none)
+    wal.void(none, encode_event(none))
+    intend(wal, made)
+    settle(wal, made)
+    assert wal.backlog() == 1
+    assert [each.event_id for each in wal.unconfirmed()] == [made.event_id]
+    books.booked = {made.event_id}
+    await wal.confirm(books.missing, books.resend)
+    assert books.sent == []
+    assert [path for path in tmp_path.glob("*.wal") if path.stat().st_size and list(read(path))] == []
+    wal.close()
+
+
+def test_a_killed_processes_void_intent_is_no_orphan(tmp_path: Path) -> None:
+    dead = (
+        "import sys, os; from pathlib import Path; from tests.store.test_wal import *;"
+        "wal = Wal.open(Path(sys.argv[1]), 'n1'); a, b = event(), event(); intend(wal, a); intend(wal, b);"
+        "wal.void(a, encode_event(a)); print(b.event_id, flush=True); os._exit(9)"
+    )
+    left = subprocess.run([sys.executable, "-c", dead, str(tmp_path)], capture_output=True, text=True, check=False)
+    wal = Wal.open(tmp_path, "n2")
+    assert [each.event_id for each in wal.adopt()] == left.stdout.split()
+    wal.close()
+
+
 def test_a_living_process_keeps_its_own(tmp_path: Path) -> None:
     first, second = Wal.open(tmp_path, "n1"), Wal.open(tmp_path, "n2")
     settle(first, event())
