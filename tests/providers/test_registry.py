@@ -142,7 +142,7 @@ def test_what_is_not_toml_names_the_line() -> None:
         (LEAST + 'endpoints.chats = "/c"\n', "acme.toml:4: endpoints.chats: unknown key (known here: no keys)"),
         (
             LEAST + "[quirks]\ndrop = []\nrewritten = true\n",
-            "acme.toml:6: quirks.rewritten: unknown key (known here: custom_tools, ",
+            "acme.toml:6: quirks.rewritten: unknown key (known here: continues, ",
         ),
         (
             LEAST + "[data_policy]\n\nretention = 1\n",
