@@ -48,7 +48,7 @@ class Settings:
     redis_deadline_s: float = 0.25
     responses_kept_s: int = 86_400
     """How long an answer of /v1/responses is kept for `previous_response_id`; 0: not at all."""
-    public_models: bool = True
+    public_models: bool = False
     """Whether /api/v1/models answers without a key: with the models that every organisation may use."""
     decisions_kept_days: int = 30
     """How long the decision behind a call is kept with its usage event."""

@@ -103,6 +103,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Keys that tools' JSON Schemas must not hold."""
     takes_routing: bool = False
     """OpenRouter's `provider` object is understood; elsewhere it is the gateway's alone and goes no further."""
+    forbids_by_model: bool = False
+    """A 403 is about the one model (a cloud's access policies), not about the credential: it does not lock the connection."""
     continues: str = ""
     """How a provider is told to go on from the beginning of an answer (wire/seam.py), where it documents that: `turn` (a last
     message of the assistant is one), `prefix`, `partial` (that flag on the message), `continue_final_message` (that field);

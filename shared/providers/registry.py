@@ -148,6 +148,7 @@ def _quirks(table: _Table) -> Quirks:
         text_only_content=table.flag("text_only_content") is True,
         think_tags=table.flag("think_tags") is True,
         takes_routing=table.flag("takes_routing") is True,
+        forbids_by_model=table.flag("forbids_by_model") is True,
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
         schema_drop=tuple(table.texts("schema_drop")),

@@ -40,7 +40,7 @@ def test_what_is_local(base_url: str, kind: ProfileKind) -> None:
 
 
 def test_every_failure_has_a_meaning() -> None:
-    said_nothing = {FailureClass.CLIENT_FAULT, FailureClass.CONTENT_FILTER}
+    said_nothing = {FailureClass.CLIENT_FAULT, FailureClass.CONTENT_FILTER, FailureClass.DEADLINE}
     assert set(WEIGHT) | REFUSED | {FailureClass.RATE_LIMITED} | said_nothing == set(FailureClass)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from shared.domain.catalogue import Model
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.health import Profile
+from shared.providers import registry
 from shared.routing.breaker import WEIGHT
 from tests.health.nodes import BROKEN, LIMITED, PACE, REFUSED, deployment, nodes, until, with_credential
 
@@ -244,3 +247,16 @@ async def test_breakers_back_off_and_a_probe_that_succeeds_begins_anew(redis_url
         assert node.health.marks[lab.key].trips == 1
         for waited_s, wanted_s in zip(lasted, (0.1, 0.2, 0.4, 0.4), strict=True):
             assert wanted_s - 0.03 < waited_s < wanted_s + 0.5
+
+
+async def test_a_clouds_403_is_about_one_model_and_locks_nobody_else_out(redis_url: str) -> None:
+    forbidden = Failure(failure_class=FailureClass.CREDENTIAL, message="answered 403", status=403)
+    lab = msgspec.structs.replace(deployment(), provider=registry.load()["bedrock"])
+    sibling = msgspec.structs.replace(lab, model=Model(model_id="other"))
+    async with nodes(redis_url, 2) as (one, two):
+        one.fail(lab, 3, forbidden)
+        await until(lambda: two.standing(lab) == "open")
+        assert two.standing(sibling) is None
+        assert list(two.health.marks) == [lab.key]
+        one.fail(sibling, 1, REFUSED)
+        await until(lambda: two.standing(sibling) == "locked")

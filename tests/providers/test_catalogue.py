@@ -83,7 +83,13 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
     "vertex": (WireFormat.GEMINI, Auth.BEARER, GEMINI_PATHS),
 }
 QUIRKS: dict[str, dict[str, object]] = {
-    "azure": {"drop": ("top_k",), "output_cap_field": "max_completion_tokens", "custom_tools": True},
+    "azure": {
+        "drop": ("top_k",),
+        "output_cap_field": "max_completion_tokens",
+        "custom_tools": True,
+        "forbids_by_model": True,
+    },
+    "bedrock": {"forbids_by_model": True},
     "cerebras": {"forced_tools": ("required",)},
     "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "replay_needed": True},
     "fireworks": {"forced_tools": ("any", "named")},
@@ -101,6 +107,7 @@ QUIRKS: dict[str, dict[str, object]] = {
     "openrouter": {"reasoning": "object", "replay_reasoning": "reasoning_details"},
     "qwen-api": {"reasoning": "enable_thinking", "output_cap_field": "max_completion_tokens"},
     "siliconflow": {"reasoning": "enable_thinking"},
+    "vertex": {"forbids_by_model": True},
     "xai": {"schema_drop": ("strict",), "drop": ("web_search_options",)},
 }
 USD = 1_000_000_000

@@ -6,7 +6,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from shared.domain.failure import Failure, FailureClass
-from shared.telemetry.trace import CallTrace, NoTracer, OtelTracer, tracer
+from shared.telemetry.otel import OtelTracer
+from shared.telemetry.trace import CallTrace, NoTracer, tracer
 from tests.store.test_wal import event
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -245,6 +245,8 @@ class Health:
     def _bad(self, deployment: Deployment, failure: Failure, probe: Probe | None) -> None:
         connection, cause = deployment.connection, Cause.of(failure)
         weight = WEIGHT.get(failure.failure_class)
+        if failure.status == 403 and deployment.provider.quirks.forbids_by_model:
+            weight = 1.0
         if weight is not None:
             if probe is None or probe.breaker is None:
                 self._strike(deployment, weight, cause)
