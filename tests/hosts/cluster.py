@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,13 +16,14 @@ import aiohttp
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cli.engines import dies_with_parent, free_port
+from services.cli.engines import free_port
 from shared.domain.limits import Period
 from shared.providers import registry
 from shared.store import configuration, postgres, tenants
 from shared.store.apply import apply_document
 from shared.store.document import Document
 from shared.store.secrets import Vault, new_secret
+from tests.hosts.nursery import Process, nursery
 from tests.upstreams import Upstream, upstream
 
 CREDENTIAL = "sk-the-real-credential-of-the-provider"
@@ -43,8 +42,8 @@ class Cluster:
         self.secret = new_secret()
         self.vault = Vault.from_secret(self.secret)
         self.pool: AsyncEngine = postgres.engine(database_url)
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.nodes: list[Process] = []
+        self.workers: list[Process] = []
         self.ports: list[int] = []
         self.key = ""
         self.key_id = ""
@@ -137,7 +136,7 @@ class Cluster:
             process.wait()
         await self.pool.dispose()
 
-    def _run(self, module: str, extra: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _run(self, module: str, extra: dict[str, str]) -> Process:
         environment = os.environ | {
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
@@ -146,15 +145,7 @@ class Cluster:
             "WAYSTATION_GRACE_S": "10",
         }
         number = len(self.nodes) + len(self.workers)
-        with (self.directory / f"{module}-{number}.log").open("wb") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module],
-                env=environment | extra,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=dies_with_parent(signal.SIGKILL),
-            )
+        return nursery().start(module, environment | extra, self.directory / f"{module}-{number}.log")
 
 
 @asynccontextmanager
