@@ -59,7 +59,8 @@ lock: ## write the lock files anew (needs uv)
 	  --no-emit-index-url --no-header --no-annotate -q -o $(PYTHON_CLIENTS)/requirements.lock
 
 chaos: $(VENV)/.installed-dev ## providers fail under load on four nodes: the long versions
-	CHAOS_TIMES=5 $(BIN)/pytest -s -m chaos $(ARGS)
+	CHAOS_TIMES=5 $(BIN)/pytest -s --timeout 1800 -m chaos tests/chaos tests/health tests/flow tests/upstream/slots $(ARGS)
+	CHAOS_TIMES=5 $(BIN)/pytest -s tests/health/test_probes.py $(ARGS)
 
 clean: ## remove the virtual environment and what tools left
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results

@@ -46,7 +46,10 @@ def extra(node: Inside) -> float:
     return started / (sum(requests) - started)
 
 
-CALLS = [pytest.param(600, id="short"), pytest.param(6_000, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+CALLS = [
+    pytest.param(600, id="short", marks=pytest.mark.chaos),
+    pytest.param(6_000, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+]
 
 
 @pytest.mark.parametrize("calls", CALLS)

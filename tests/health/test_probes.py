@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from shared.store import keys
 from shared.upstream.health import Probe
 from tests.health.nodes import BROKEN, LIMITED, PACE, REFUSED, Node, deployment, nodes, until
 
-CYCLES = 500
+CYCLES = int(os.environ.get("CHAOS_TIMES", "1")) * 100
 QUICK = Profile(failures=2, open_s=0.02, longest_open_s=0.02, cooldown_s=0.02, longest_cooldown_s=0.02)
 """Breakers that open for about 20 ms."""
 

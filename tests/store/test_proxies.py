@@ -53,7 +53,9 @@ async def key_of(pool: AsyncEngine) -> str:
 
 async def test_every_level_is_stored_sealed_and_changes_only_when_it_changes(pool: AsyncEngine) -> None:
     async with pool.begin() as connection:
-        await connection.execute(text("INSERT INTO routes (name, route) VALUES ('fast', '{}')"))
+        await connection.exec_driver_sql(
+            'INSERT INTO routes (name, route) VALUES (\'fast\', \'{"name": "fast", "targets": []}\')'
+        )
     key_id = await key_of(pool)
     document: dict[str, Any] = {
         "global": "env:PROXY_URL",
