@@ -47,8 +47,13 @@ class Splitter:
         events: list[Event] = []
         for piece in pieces:
             raw = piece + b"\n\n"
-            simple = piece.startswith(b"data: ") and b"\n" not in piece
-            events.append((raw, piece[6:] if simple else data_of(raw)))
+            if piece.startswith(b"data: ") and b"\n" not in piece:
+                events.append((raw, piece[6:]))
+                continue
+            empty = len(piece) - len(piece.lstrip(b"\n"))
+            if empty:  # they belong to no event, however the stream is cut
+                events.append((raw[:empty], None))
+            events.append((raw[empty:], data_of(raw)))
         if rest:
             self._held += rest
             events += self._whole_events()
@@ -60,7 +65,9 @@ class Splitter:
         events: list[Event] = []
         start, scan = 0, self._scanned
         while not self.overflown:
-            end = self._event_end(scan)
+            end = self._empty_line_end(start)
+            if end < 0:
+                end = self._event_end(scan)
             if end - start > MAX_EVENT_BYTES or (end < 0 and len(held) - start > MAX_EVENT_BYTES):
                 self.overflown = True
                 break
@@ -94,10 +101,19 @@ class Splitter:
             return -1
         return match.end()
 
-    def _comment_end(self, start: int) -> int:
-        """Just after a comment line or an empty line where an event would begin: keep-alives must not wait; else -1."""
+    def _empty_line_end(self, start: int) -> int:
+        """Just after an empty line where an event would begin; -1 when there is none, or not yet for certain."""
         held = self._held
-        if not (held.startswith((b":", b"\n", b"\r\n"), start)):
+        if held.startswith(b"\n", start):
+            return start + 1
+        if held.startswith(b"\r\n", start):
+            return start + 2
+        return start + 1 if held.startswith(b"\r", start) and len(held) > start + 1 else -1
+
+    def _comment_end(self, start: int) -> int:
+        """Just after a comment line where an event would begin: keep-alives must not wait; else -1."""
+        held = self._held
+        if not held.startswith(b":", start):
             return -1
         return held.find(b"\n", start) + 1 or -1
 

@@ -300,6 +300,15 @@ def test_any_stream_is_heard_the_same_however_it_is_cut(
     assert heard(cut(stream, range(len(stream))), hide_usage=hide_usage) == whole
 
 
+@pytest.mark.parametrize("line_end", LINE_ENDS)
+def test_an_empty_line_before_a_hidden_event_is_not_hidden_with_it(line_end: str) -> None:
+    """A comment, cut between its own line and the empty one after it."""
+    parts = [in_line_ends(part, LINE_ENDS[line_end]) for part in (finish("length"), b": \n\n", ONLY_USAGE)]
+    stream = b"".join(parts)
+    for at in range(len(stream)):
+        assert heard(cut(stream, [at]), hide_usage=True).out == parts[0] + parts[1], at
+
+
 @given(st.lists(PIECES, max_size=8), st.booleans())
 def test_unless_usage_is_hidden_every_byte_goes_on(pieces: list[bytes], crlf: bool) -> None:
     stream = in_line_ends(b"".join(pieces), b"\r\n" if crlf else b"\n")
