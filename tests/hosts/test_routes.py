@@ -82,6 +82,26 @@ async def test_a_route_is_called_as_a_model_and_goes_on_when_a_target_fails(clus
     assert (await asked(cluster))[0] == 404
 
 
+async def test_what_a_route_asks_for_is_done(cluster: Cluster, spare: Upstream) -> None:
+    """Affinity: conversations that begin alike stay together. A deadline: the route's, unless the call has its own."""
+    targets = ["lab/chat", "spare/chat"]
+    wanted = {"affine": {"targets": targets, "strategy": "round_robin", "sticky": 1, "affinity": True}}
+    await cluster.apply(routes=wanted | {"hasty": {"targets": ["lab/chat"], "deadline_s": 0.4}})
+    homes = set()
+    for topic in range(12):
+        begun = [{"role": "system", "content": f"You know all about {topic}."}, {"role": "user", "content": "Hello!"}]
+        more = [*begun, {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "Go on."}]
+        served = {(await asked(cluster, model="affine", messages=messages))[1] for messages in (begun, more, begun)}
+        assert len(served) == 1
+        homes |= served
+    assert homes == set(targets)
+    cluster.provider.fail("slow-head-900")
+    status, _, body = await asked(cluster, model="hasty")
+    assert (status, body["error"]["code"]) == (504, "provider_timeout")
+    async with client(cluster) as one:
+        assert (await one.chat(call("hasty", max_tokens=5), x_waystation_deadline_s="5"))[0] == 200
+
+
 async def test_what_a_key_may_use_is_in_force_at_once(cluster: Cluster, spare: Upstream) -> None:
     made = await tenants.create_key(cluster.pool, cluster.vault, team="default", policy=KeyPolicy(no_training=True))
     await cluster.taken_in()
