@@ -108,6 +108,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
             credentials=Credentials(vault),
             health=health,
             slots=slots,
+            quota_left=lambda deployment: slots.spare(deployment.connection),
             proxies=Proxies(vault, read_environment(os.environ)),
             responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
             metrics=metrics,

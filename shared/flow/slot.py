@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shared.domain.catalogue import Deployment
 from shared.domain.money import cost_nano_usd
 from shared.domain.refusal import Reason, refuse
+from shared.providers.quota import PUSHED_BACK
 from shared.upstream.slots.slot import NoSlot, Slot
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def released(x: Exchange) -> None:
     slot, said, usage = x.slot, x.said, x.usage
     x.slot = x.said = None
     if slot is None:
+        if said is not None and (x.deployment.provider.rate_headers or said.status in PUSHED_BACK):
+            x.gateway.slots.learn(x.deployment.connection, said.status, said.headers, x.gateway.clock.now_s())
         return
     price = x.deployment.model.price
     if x.sent_s is None:

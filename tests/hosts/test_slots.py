@@ -64,3 +64,17 @@ async def test_a_slot_is_free_again_whatever_happens_to_its_call(database_url: s
             await cluster.provider.until_received(7)
             gone.cancel()
         assert (await asked(cluster, 0))[0] == 200
+
+
+async def test_a_pause_that_a_provider_asks_for_is_kept_by_calls_of_connections_without_limits(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with running(database_url, redis_url, tmp_path) as cluster:
+        cluster.provider.fail("fail-429-retry-2", times=1)
+        assert (await asked(cluster, 0))[0] == 429
+        started_s = time.monotonic()
+        hurried = await asked(cluster, 0, "0.3")
+        assert (hurried[0], float(hurried[2]) <= 2) == (429, True)
+        assert len(cluster.provider.requests) == 1
+        assert (await asked(cluster, 0))[0] == 200  # it waited
+        assert time.monotonic() - started_s >= 1.5
