@@ -23,8 +23,8 @@ from shared.domain.identity import uuid7
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, UsageSource, encode_event
 from shared.flow import attempts, record, settle
+from shared.flow.paid import Held
 from shared.routing.hedging import QUANTILE
-from shared.store.wal import WalFull
 
 if TYPE_CHECKING:
     from shared.domain.catalogue import Deployment
@@ -253,13 +253,7 @@ def _book_beside(x: Exchange) -> None:
         gateway.gate.release(reservation)
         return
     event = settle.event_of(x, event_id, usage, source, gateway.clock.monotonic_s())
-    encoded = encode_event(event)
-    try:
-        gateway.wal.settle(event, encoded)
-    except WalFull:
-        gateway.metrics.usage_log_full.inc()
-    gateway.gate.settle(reservation, event, encoded)
-    gateway.metrics.paid(event)
+    Held(gateway, reservation, event).let_go()
 
 
 def _become(x: Exchange, other: Exchange) -> None:
