@@ -27,7 +27,10 @@ TOOL = {
     },
 }
 BREAKS = ("cut-after-3", "reset-after-9", "error-event-after-17", "end-after-24")
-CALLS = [pytest.param(300, id="short"), pytest.param(6_000, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+CALLS = [
+    pytest.param(300, id="short", marks=pytest.mark.chaos),
+    pytest.param(6_000, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+]
 
 
 @pytest.mark.parametrize("calls", CALLS)

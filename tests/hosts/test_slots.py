@@ -47,7 +47,7 @@ async def test_a_call_waits_in_the_queue_and_not_beyond_its_deadline(database_ur
         moments = [record.received_at for record in cluster.provider.requests]
         assert all(later - earlier >= 0.38 for earlier, later in pairwise(moments))
         hurried = await asyncio.gather(*(asked(cluster, 0, "0.6") for _ in range(5)))
-        assert {status for status, _, _ in hurried} == {200, 429}
+        assert 429 in {status for status, _, _ in hurried} <= {200, 429}
         assert all(retry for status, _, retry in hurried if status == 429)
 
 

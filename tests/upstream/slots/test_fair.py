@@ -79,16 +79,13 @@ class Stalls:
         return self._lost_s
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("name", "setting", "burst", "hold_s", "capacity_per_s"),
     [
         ("rpm", limits(requests_per_minute=3000, burst_requests=1, most=200), 25, 0.0, 50.0),
-        pytest.param(
-            "tpm", limits(tokens_per_minute=300_000, burst_tokens=100, most=200), 25, 0.0, 50.0, marks=pytest.mark.chaos
-        ),
-        pytest.param(
-            "concurrent", limits(concurrent_requests=6, adaptive=False, most=200), 25, 0.12, 50.0, marks=pytest.mark.chaos
-        ),
+        ("tpm", limits(tokens_per_minute=300_000, burst_tokens=100, most=200), 25, 0.0, 50.0),
+        ("concurrent", limits(concurrent_requests=6, adaptive=False, most=200), 25, 0.12, 50.0),
     ],
 )
 async def test_a_light_tenant_waits_hardly_longer_beside_one_of_fifty_times_its_demand(
