@@ -15,6 +15,7 @@ import pytest_asyncio
 from yarl import URL
 
 from tests.hosts.cluster import Cluster, call, running
+from tests.upstreams.scripted import scripted
 
 HELLO = {"role": "user", "content": "Hello!"}
 
@@ -125,3 +126,36 @@ async def test_a_coding_that_is_not_known_is_named(cluster: Cluster) -> None:
         error = (await reply.json())["error"]
     assert (reply.status, error["code"]) == (415, "unsupported_media_type")
     assert "send gzip" in error["message"]
+
+
+async def test_a_client_that_leaves_a_transcription_ends_its_polling(cluster: Cluster) -> None:
+    body = b'{"upload_url":"https://example.com/u","id":"t1","status":"processing"}'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    async with scripted(answer) as provider:
+        entry = {
+            "name": "own",
+            "provider": "assemblyai",
+            "prefix": "own",
+            "base_url": provider.origin,
+            "api_key": "env:LAB_KEY",
+        }
+        await cluster.apply(connections=[entry])
+        form = aiohttp.FormData({"model": "own/best"})
+        form.add_field("file", b"RIFF" + bytes(100), filename="a.wav")
+        headers = {"Authorization": f"Bearer {cluster.key}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            asking = asyncio.ensure_future(session.post(f"{cluster.url()}/v1/audio/transcriptions", data=form))
+            for _ in range(500):
+                if len(provider.requests) >= 4:
+                    break
+                await asyncio.sleep(0.04)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        lines = [request.split(b"\r\n", 1)[0] for request in provider.requests]
+        assert lines[:3] == [b"POST /upload HTTP/1.1", b"POST /transcript HTTP/1.1", b"GET /transcript/t1 HTTP/1.1"]
+        await asyncio.sleep(0.5)
+        asked = len(provider.requests)
+        await asyncio.sleep(4)
+        assert len(provider.requests) == asked
+    (row,) = await cluster.booked(1)
+    assert row["outcome"] == "client_gone"

@@ -52,9 +52,10 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
     metadata = fields.table(values, "metadata") or {}
     choice = fields.table(values, "tool_choice")
     one_at_a_time = fields.flag(choice, "disable_parallel_tool_use", "tool_choice.") if choice else None
-    left_out = [path[:-1] for path, raw in fields.tables(values, "tools") if _hosted(raw)]
+    hosted = [(path[:-1], raw.get("name")) for path, raw in fields.tables(values, "tools") if _hosted(raw)]
+    left_out = [path for path, _ in hosted]
     chosen = _tool_choice(choice) if choice else None
-    if chosen is not None and chosen.name in {raw.get("name") for _, raw in fields.tables(values, "tools") if _hosted(raw)}:
+    if chosen is not None and chosen.mode == "tool" and chosen.name in [name for _, name in hosted]:
         chosen = ToolChoice(mode="auto")  # a tool that is left out cannot be forced
         left_out.append("tool_choice")
     return Call(
