@@ -14,8 +14,9 @@ import aiohttp
 import pytest_asyncio
 from yarl import URL
 
+from shared.flow.relay import OPENING_S
 from tests.hosts.cluster import Cluster, call, running
-from tests.upstreams.scripted import scripted
+from tests.upstreams.scripted import CLOSE, scripted
 
 HELLO = {"role": "user", "content": "Hello!"}
 
@@ -159,3 +160,27 @@ async def test_a_client_that_leaves_a_transcription_ends_its_polling(cluster: Cl
         assert len(provider.requests) == asked
     (row,) = await cluster.booked(1)
     assert row["outcome"] == "client_gone"
+
+
+async def test_a_stream_that_thinks_long_is_begun_and_its_error_then_comes_in_it(cluster: Cluster) -> None:
+    """Comments keep the client; what would have been a status is an event, and nobody else is asked."""
+    node = cluster.start_node(WAYSTATION_KEEPALIVE_S="0.01")
+    await cluster.ready(node)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    role = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+    error = b'data: {"error":{"message":"overloaded","code":502}}\n\n'
+    async with scripted(head + role, OPENING_S + 2, error, CLOSE) as provider:
+        entry = {"name": "own", "provider": "custom", "prefix": "own", "base_url": provider.origin, "api_key": "env:LAB_KEY"}
+        await cluster.apply(connections=[entry], fallbacks={"own/chat": ["lab/chat"]})
+        sent = {"Authorization": f"Bearer {cluster.key}"}
+        url = f"{cluster.url(node)}/api/v1/chat/completions"
+        async with (
+            aiohttp.ClientSession(headers=sent) as session,
+            session.post(url, json=call("own/chat", stream=True)) as reply,
+        ):
+            assert reply.status == 200
+            raw = await reply.read()
+    comment = raw.index(b": waystation")
+    assert comment < raw.index(b'"error"')
+    assert b"[DONE]" not in raw
+    assert cluster.provider.requests == []
