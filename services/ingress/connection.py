@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import StreamReader, web
 from aiohttp.http import StreamWriter
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import ERROR, PayloadAccessError, _ErrInfo
 
 from services.ingress.answer import Answer
@@ -156,6 +156,11 @@ class Connection(web.RequestHandler):
             refusal = Refusal(
                 reason=Reason.INVALID_BODY, status=431, message="The request line or a header is too long.", retry=False
             )
+        elif isinstance(exc, ContentEncodingError):
+            refusal = Refusal(
+                reason=Reason.UNSUPPORTED_MEDIA_TYPE, status=415, retry=False,
+                message="The request's Content-Encoding is not known here: send gzip, deflate or nothing.",
+            )  # fmt: skip
         else:
             refusal = Refusal(
                 reason=Reason.INVALID_BODY, status=400, message="This is not a well-formed HTTP/1.1 request.", retry=False

@@ -110,6 +110,8 @@ async def read_body(request: web.BaseRequest, settings: Settings) -> bytes:
     length = request.content_length
     if length is not None and length > most:
         raise too_large(most)
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # the client sends its body only then, or after a wait
     pieces, size = [], 0
     try:
         async with asyncio.timeout(settings.body_timeout_s + (length or most) / BODY_BYTES_PER_S):

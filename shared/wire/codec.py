@@ -6,8 +6,11 @@ bridge is a Passthrough, else a Translation through the hub; nobody who holds a 
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.refusal import Refusal
@@ -112,6 +115,12 @@ def _provider(module: ModuleType) -> ProviderHalf:
     )
 
 
+def _chat_provider() -> ProviderHalf:
+    plain = _provider(openai_chat)
+    decoder = partial(openai_chat.StreamDecoder, think_tags=True)
+    return replace(plain, tagged=replace(plain, decode_reply=openai_chat.decode_tagged_reply, stream_decoder=decoder))
+
+
 FORMATS: dict[WireFormat, ClientHalf] = {
     WireFormat.OPENAI_CHAT: _client(openai_chat, lambda envelope, model, stream: openai_chat.check_call(envelope)),
     WireFormat.OPENAI_RESPONSES: _client(openai_responses, facts.responses_facts),
@@ -122,7 +131,7 @@ FORMATS: dict[WireFormat, ClientHalf] = {
 """What clients speak."""
 
 PROVIDERS: dict[WireFormat, ProviderHalf] = {
-    WireFormat.OPENAI_CHAT: _provider(openai_chat),
+    WireFormat.OPENAI_CHAT: _chat_provider(),
     WireFormat.OPENAI_RESPONSES: _provider(openai_responses),
     WireFormat.ANTHROPIC_MESSAGES: _provider(anthropic_messages),
     WireFormat.GEMINI: _provider(gemini),

@@ -66,6 +66,8 @@ class ProviderHalf(msgspec.Struct, frozen=True):
     decode_reply: Callable[[bytes], Reply]
     stream_decoder: Callable[[], Decoder]
     error_message: Callable[[bytes], str | None]
+    tagged: ProviderHalf | None = None
+    """The same for models whose reasoning comes inline, in <think> tags (Quirks.think_tags)."""
 
 
 class Translation:
@@ -80,6 +82,9 @@ class Translation:
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
+        quirks = deployment.provider.quirks
+        if quirks.think_tags:
+            self._provider = self._provider.tagged or self._provider
         decoded = self._client.decode_call(orjson.loads(envelope.body), model=call.model, stream=call.stream)
         if self.fetched:
             decoded = inlined(decoded, self.fetched)
@@ -88,9 +93,9 @@ class Translation:
         if output_cap is not None:
             decoded = replace(decoded, max_tokens=output_cap)
         decoded = self._shaped(decoded, deployment)
-        encoded = self._provider.encode_call(decoded, deployment.model, deployment.provider.quirks)
+        encoded = self._provider.encode_call(decoded, deployment.model, quirks)
         self._tools = Tools(decoded.tools, encoded.names)
-        if envelope.routing is not None and deployment.provider.quirks.takes_routing:
+        if envelope.routing is not None and quirks.takes_routing:
             encoded = replace(encoded, body=open_envelope(encoded.body).edited({"provider": envelope.routing}))
         return encoded.body, [*encoded.dropped, *decoded.left_out]
 

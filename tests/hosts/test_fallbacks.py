@@ -24,6 +24,7 @@ from tests.hosts.cluster import Cluster, call, client, running
 from tests.upstreams import Upstream, upstream
 from tests.upstreams.scripted import scripted
 
+STREAMED = ("cut-after-0", "empty", "html", "json-for-stream")
 PRICES = {"lab/chat": {"input": "1", "output": "2"}, "spare/chat": {"input": "3", "output": "4"}}
 
 
@@ -110,12 +111,12 @@ async def test_a_clients_fault_is_not_tried_again(cluster: Cluster, spare: Upstr
     assert spare.requests == []
 
 
-@pytest.mark.parametrize("fault", ["truncated-json", "no-reply", "cut-after-0", "hang"])
+@pytest.mark.parametrize("fault", ["truncated-json", "no-reply", "html", "empty", "json-for-stream", "cut-after-0", "hang"])
 async def test_what_has_to_be_paid_for_is_booked_as_an_event_of_its_own(cluster: Cluster, spare: Upstream, fault: str) -> None:
     made = await cluster.new_key(budget_nano=10**12, tpm=10**6, concurrent=1)
     cluster.provider.fail(fault)
     async with client(cluster, key=made.key) as one:
-        status, headers, _ = await one.chat(call(max_tokens=20, stream=fault == "cut-after-0"))
+        status, headers, _ = await one.chat(call(max_tokens=20, stream=fault in STREAMED))
     assert status == 200
     first, second = headers["x-waystation-attempts"].split(", ")
     assert first.startswith("lab/chat ")

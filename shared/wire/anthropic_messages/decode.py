@@ -52,12 +52,18 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
     metadata = fields.table(values, "metadata") or {}
     choice = fields.table(values, "tool_choice")
     one_at_a_time = fields.flag(choice, "disable_parallel_tool_use", "tool_choice.") if choice else None
+    hosted = [(path[:-1], raw.get("name")) for path, raw in fields.tables(values, "tools") if _hosted(raw)]
+    left_out = [path for path, _ in hosted]
+    chosen = _tool_choice(choice) if choice else None
+    if chosen is not None and chosen.mode == "tool" and chosen.name in [name for _, name in hosted]:
+        chosen = ToolChoice(mode="auto")  # a tool that is left out cannot be forced
+        left_out.append("tool_choice")
     return Call(
         model=fields.text(values, "model") or model or "",
         system=tuple(text for text in _system(values) if not text.text.startswith(BILLING)),
         turns=_turns(values),
         tools=_tools(values),
-        tool_choice=_tool_choice(choice) if choice else None,
+        tool_choice=chosen,
         parallel_tool_calls=None if one_at_a_time is None else not one_at_a_time,
         max_tokens=fields.integer(values, "max_tokens", "", 0, MAX_TOKENS),
         temperature=fields.number(values, "temperature"),
@@ -66,7 +72,7 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
         stop=tuple(fields.texts(values, "stop_sequences")),
         output=_output(config),
         reasoning=_reasoning(values, config),
-        left_out=tuple(path[:-1] for path, raw in fields.tables(values, "tools") if _hosted(raw)),
+        left_out=tuple(left_out),
         user=fields.text(metadata, "user_id", "metadata."),
         service_tier={"standard_only": "default"}.get(tier := fields.text(values, "service_tier") or "", tier) or None,
         stream=bool(fields.flag(values, "stream") if stream is None else stream),

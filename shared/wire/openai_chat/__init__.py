@@ -18,9 +18,10 @@ from shared.wire.openai_chat.facts import (
     read_usage,
 )
 from shared.wire.openai_chat.reply import decode_reply, encode_reply
-from shared.wire.openai_chat.stream import StreamDecoder, StreamEncoder
+from shared.wire.openai_chat.stream import StreamDecoder, StreamEncoder, decode_tagged_reply
 
 __all__ = [
     "DONE", "ERRORS", "NO_MEDIA", "PING", "ChatCall", "Media", "Sound", "StreamDecoder", "StreamEncoder", "check_call",
-    "decode_call", "decode_reply", "encode_call", "encode_refusal", "encode_reply", "encode_stream_error", "read_usage",
+    "decode_call", "decode_reply", "decode_tagged_reply", "encode_call", "encode_refusal", "encode_reply",
+    "encode_stream_error", "read_usage",
 ]  # fmt: skip
