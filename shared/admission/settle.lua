@@ -42,7 +42,9 @@ for i = 7, #ARGV, 3 do
   if kind == 't' then
     if record and not estimate then
       local per, span = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 1]) * tonumber(ARGV[i + 2])
-      local tat = tonumber(redis.call('GET', key) or now_us) + (tokens - rate_tokens) * per
+      local tat = tonumber(redis.call('GET', key) or now_us)
+      if tat < now_us then tat = now_us end -- an empty cell is empty, whether Redis has dropped it yet or not
+      tat = tat + (tokens - rate_tokens) * per
       if tat > now_us + span + 1000000 then tat = now_us + span + 1000000 end
       if tat <= now_us then redis.call('DEL', key)
       else redis.call('SET', key, string.format('%.17g', tat), 'PX', math.ceil((tat - now_us) / 1000) + 1000) end

@@ -68,6 +68,6 @@ def advance(rate: Rate, tat_us: float | None, cost: int, now_us: float) -> Passe
 
 def correct(rate: Rate, tat_us: float | None, units: int, now_us: float) -> float | None:
     """The cell after `units` more (or fewer) than reserved turned out to be used; None when it is empty again."""
-    tat = (now_us if tat_us is None else tat_us) + units * rate.us_per_unit
+    tat = (now_us if tat_us is None else max(tat_us, now_us)) + units * rate.us_per_unit
     tat = min(tat, now_us + rate.burst * rate.us_per_unit + SKEW_US)
     return None if tat <= now_us else tat

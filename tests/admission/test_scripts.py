@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -197,3 +197,15 @@ def test_scripts_and_model_agree(connected: Redis) -> None:
 def test_a_record_names_the_cells_that_a_settlement_touches() -> None:
     cells = cells_of(10, None, 100, 2, 5, Mode.ENFORCE, hard=True)
     assert [entry[0] for entry in json.loads(cells.record)] == ["t", "c", "b", "b"]
+
+
+def test_a_late_settlement_of_an_empty_cell_counts_from_now(connected: Redis) -> None:
+    """Whether Redis has dropped the cell yet or not: it keeps one for a second longer than it is needed."""
+    machine = type("Machine", (SideBySide,), {"redis": connected})()
+    machine.configure(limit=1, burst=None, tokens=10, concurrent=1, nano=0, mode=Mode.ENFORCE, hard=False)
+    machine.admit(cap=None, choices=1, fixed=0, price=0, tokens=0)
+    machine.time_passes(us=999_000.0)
+    machine.settle(at=0, cost=0, estimate=False, tokens=1)
+    machine.both_hold_the_same()
+    (cell,) = [cell for cell in machine.cells.cells if cell.kind in "tT"]
+    assert float(cast(bytes, connected.get(cell.key))) == machine.now_us + cell.rate.us_per_unit
