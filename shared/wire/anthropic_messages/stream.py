@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 
-from shared.domain.usage import Usage
 from shared.wire import loose
 from shared.wire.anthropic_messages.reply import (
     REASONS,
@@ -20,9 +19,6 @@ from shared.wire.anthropic_messages.reply import (
     usage_object,
 )
 from shared.wire.canonical import (
-    Begin,
-    Delta,
-    End,
     Event,
     Failed,
     Media,
@@ -36,6 +32,7 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.decoder import EventDecoder
+from shared.wire.encoder import EventEncoder
 from shared.wire.parts import Parts
 
 
@@ -141,48 +138,24 @@ _FIELDS: dict[Any, bytes] = {
 }
 
 
-class StreamEncoder:
+class StreamEncoder(EventEncoder):
     """`message_delta` waits for the usage, which most providers tell last; so it is written by close()."""
 
     def __init__(self, stamp: Stamp) -> None:
-        self._stamp = stamp
-        self._started = False
+        super().__init__(stamp)
         self._index = -1
         self._open: type[Any] | None = None
         self._delta_head = b""
         self._sent = False
         self._custom: list[str] | None = None
-        self._usage = Usage()
-        self._stop: Stopped | None = None
-
-    def feed(self, event: Event) -> bytes:
-        match event:
-            case Delta():
-                return self._delta(event.text)
-            case Begin():
-                return self._start() + self._begin(event.part)
-            case End():
-                return self._end(event.part)
-            case Start():
-                if event.usage is not None:
-                    self._usage = event.usage
-                return self._start()
-            case Used():
-                self._usage = event.usage
-            case Stopped():
-                self._stop = event
-        return b""
 
     def close(self) -> bytes:
-        stop = self._stop or Stopped(Stop.END)
+        stop = self._stopped
         delta = {"stop_reason": REASONS[stop.stop], "stop_sequence": stop.stop_sequence}
         last = {"type": "message_delta", "delta": delta, "usage": usage_object(self._usage)}
         return self._start() + named(last) + named({"type": "message_stop"})
 
-    def _start(self) -> bytes:
-        if self._started:
-            return b""
-        self._started = True
+    def _opening(self) -> bytes:
         usage = usage_object(self._usage) | {"output_tokens": 1 if self._usage.output_tokens else 0}
         message = message_head(self._stamp) | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
         return named({"type": "message_start", "message": message})

@@ -10,23 +10,17 @@ from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
 from shared.wire import sse
 from shared.wire.canonical import (
-    Begin,
     Choice,
-    Delta,
-    End,
-    Event,
     Media,
     Part,
     Reply,
     Stamp,
-    Start,
     Stop,
-    Stopped,
     Text,
     Thinking,
     ToolCall,
-    Used,
 )
+from shared.wire.encoder import EventEncoder
 from shared.wire.openai_chat.facts import encode_refusal as encode_openai_refusal
 
 PING = sse.comment(b"waystation")
@@ -89,43 +83,20 @@ def _event(kind: str, fields: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
 
 
-class StreamEncoder:
+class StreamEncoder(EventEncoder):
     """Content and tool calls are counted apart. The end waits for the usage, so it is written by close()."""
 
     def __init__(self, stamp: Stamp) -> None:
-        self._stamp = stamp
-        self._started = False
+        super().__init__(stamp)
         self._content = self._calls = -1
         self._kind: str | None = None
         """What the open part's deltas are called; None: it is not shown."""
-        self._usage = Usage()
-        self._stop = Stop.END
-
-    def feed(self, event: Event) -> bytes:
-        match event:
-            case Delta():
-                return self._delta(event.text)
-            case Begin():
-                return self._start() + self._begin(event.part)
-            case End():
-                return self._end(event.part)
-            case Start():
-                self._usage = event.usage or self._usage
-                return self._start()
-            case Used():
-                self._usage = event.usage
-            case Stopped():
-                self._stop = event.stop
-        return b""
 
     def close(self) -> bytes:
-        ended = {"finish_reason": FINISH[self._stop], "usage": _usage(self._usage)}
+        ended = {"finish_reason": FINISH[self._stopped.stop], "usage": _usage(self._usage)}
         return self._start() + _event("message-end", {"id": _id(self._stamp), "delta": ended})
 
-    def _start(self) -> bytes:
-        if self._started:
-            return b""
-        self._started = True
+    def _opening(self) -> bytes:
         empty = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
         return _event("message-start", {"id": _id(self._stamp), "delta": {"message": empty}})
 

@@ -11,18 +11,13 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from shared.domain.usage import Usage
 from shared.wire import loose
 from shared.wire.canonical import (
-    Begin,
-    Delta,
-    End,
     Event,
     Failed,
     Media,
     Stamp,
     Start,
-    Stop,
     Stopped,
     Text,
     Thinking,
@@ -30,6 +25,7 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.decoder import EventDecoder
+from shared.wire.encoder import EventEncoder
 from shared.wire.openai_responses.reply import (
     INCOMPLETE,
     call_part,
@@ -150,50 +146,27 @@ class StreamDecoder(EventDecoder):
         return [Failed(loose.text(error.get("message")) or "an error", data)]
 
 
-class StreamEncoder:
+class StreamEncoder(EventEncoder):
     """The terminal event waits for the usage, which most providers tell last; so it is written by close()."""
 
     def __init__(self, stamp: Stamp) -> None:
-        self._stamp = stamp
+        super().__init__(stamp)
         self.sequence = 0
-        self._started = False
         self._items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
         self._part: Text | Media | Thinking | ToolCall | None = None
         self._hidden = False
         self._head = b""
-        self._usage: Usage | None = None
-        self._stop = Stop.END
         self.response: dict[str, Any] | None = None
         """As the terminal event had it."""
 
-    def feed(self, event: Event) -> bytes:
-        match event:
-            case Delta():
-                return self._delta(event.text)
-            case Begin():
-                return self._start() + self._begin(event.part)
-            case End():
-                return self._end(event.part)
-            case Start():
-                self._usage = event.usage or self._usage
-                return self._start()
-            case Used():
-                self._usage = event.usage
-            case Stopped():
-                self._stop = event.stop
-        return b""
-
     def close(self) -> bytes:
         out = self._start()
-        kind = "response.incomplete" if self._stop in INCOMPLETE else "response.completed"
-        self.response = response_object(self._stamp, self._items, self._stop, self._usage or Usage())
+        kind = "response.incomplete" if self._stopped.stop in INCOMPLETE else "response.completed"
+        self.response = response_object(self._stamp, self._items, self._stopped.stop, self._usage)
         return out + self._event(kind, response=self.response)
 
-    def _start(self) -> bytes:
-        if self._started:
-            return b""
-        self._started = True
+    def _opening(self) -> bytes:
         response = response_object(self._stamp, [], None, None)
         return self._event("response.created", response=response) + self._event("response.in_progress", response=response)
 
