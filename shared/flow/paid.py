@@ -51,12 +51,7 @@ class Held:
         if event is None:
             gateway.gate.release(reservation)
             return
-        encoded = encode_event(event)
-        try:
-            gateway.wal.settle(event, encoded)
-        except WalFull:
-            gateway.metrics.usage_log_full.inc()
-        gateway.gate.settle(reservation, event, encoded)
+        settle.book(gateway, reservation, event)
         gateway.metrics.paid(event)
 
 

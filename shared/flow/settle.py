@@ -21,7 +21,8 @@ from shared.store.wal import WalFull
 from shared.telemetry.trace import CallTrace
 
 if TYPE_CHECKING:
-    from shared.flow.exchange import Exchange
+    from shared.admission.gate import Reservation
+    from shared.flow.exchange import Exchange, Gateway
 
 BYTES_PER_TOKEN = 4
 """Where a provider reports nothing, four bytes of text count as one token (OpenAI's rule of thumb for English)."""
@@ -44,12 +45,7 @@ def settle(x: Exchange) -> None:
     gateway = x.gateway
     now_s = gateway.clock.monotonic_s()
     x.event = event = event_of(x, x.event_id, usage, source, now_s, record.decision_of(x))
-    encoded = encode_event(event)
-    try:
-        gateway.wal.settle(event, encoded)
-    except WalFull:
-        gateway.metrics.usage_log_full.inc()
-    gateway.gate.settle(reservation, event, encoded)
+    book(gateway, reservation, event)
     gateway.metrics.finished(event, duration_s=now_s - x.started_s, first_token_s=_since(x))
     if x.sent_s is not None:
         gateway.metrics.left(x.sent_s - x.started_s)
@@ -58,6 +54,16 @@ def settle(x: Exchange) -> None:
     gateway.log.call(event, x.failure)
     if gateway.tracer.enabled:
         gateway.tracer.call(trace_of(x, event, now_s))
+
+
+def book(gateway: Gateway, reservation: Reservation, event: UsageEvent) -> None:
+    """To the node's own log first, then, with other calls', to Redis."""
+    encoded = encode_event(event)
+    try:
+        gateway.wal.settle(event, encoded)
+    except WalFull:
+        gateway.metrics.usage_log_full.inc()
+    gateway.gate.settle(reservation, event, encoded)
 
 
 def event_of(
