@@ -8,6 +8,7 @@ write to the transport themselves, with the few things that aiohttp's connection
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 
 from aiohttp import web
 
@@ -47,9 +48,9 @@ class Answer:
     def force_close(self) -> None:
         self.keep_alive = False
 
+    @abstractmethod
     async def finish(self) -> None:
         """Send what is left of it. Raises ConnectionError when the client is gone."""
-        raise NotImplementedError
 
     def _head(self, headers: dict[str, str], framing: str) -> bytes:
         minor = self._request.version.minor
