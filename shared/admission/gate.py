@@ -25,8 +25,9 @@ from shared.admission.estimate import Quote, TypicalOutput
 from shared.admission.presence import Presence
 from shared.admission.restore import LEASE_MS, put_back
 from shared.admission.seeding import Seeder
-from shared.admission.verdict import Admitted, Denied, Reservation, Standing, Unready
+from shared.admission.verdict import Admitted, Denied, Reservation, Unready
 from shared.clock import Clock
+from shared.domain.decision import LimitStanding
 from shared.domain.limits import Budget, Limit
 from shared.domain.limits import Mode as LimitMode
 from shared.domain.tenancy import Principal
@@ -34,7 +35,7 @@ from shared.domain.usage import UsageEvent
 from shared.store import keys
 from shared.store.redis import Lane, RedisUnavailable, Script, bulk
 
-__all__ = ["Admitted", "Ask", "Denied", "Gate", "Reservation", "Standing", "Unready"]
+__all__ = ["Admitted", "Ask", "Denied", "Gate", "Reservation", "Unready"]
 
 log = logging.getLogger(__name__)
 
@@ -365,14 +366,14 @@ def _unpriced(ask: Ask) -> Denied:
     return Denied(kind="unpriced", scope=budget.scope, limit=budget.limit, wanted=0, remaining=0, retry_after_ms=None)
 
 
-def _standing(cells: Cells, reply: list[int]) -> dict[str, Standing]:
+def _standing(cells: Cells, reply: list[int]) -> dict[str, LimitStanding]:
     """Of each unit the limit that is nearest to its end."""
-    tightest: dict[str, Standing] = {}
+    tightest: dict[str, LimitStanding] = {}
     at = 4
     for unit, limit in cells.rated:
         remaining = reply[at]
         known = tightest.get(unit)
         if known is None or remaining < known.remaining:
-            tightest[unit] = Standing(limit, remaining, reply[at + 1])
+            tightest[unit] = LimitStanding(unit=unit, limit=limit, remaining=remaining, reset_ms=reply[at + 1])
         at += 3
     return tightest

@@ -8,18 +8,11 @@ import msgspec
 
 from shared.admission.cells import Cells
 from shared.admission.estimate import Quote
+from shared.domain.decision import LimitStanding
 from shared.domain.limits import Scope
 from shared.domain.usage import UsageEvent, encode_event
 
 Mode = Literal["redis", "degraded"]
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """How a rate limit stands after this call, for the response's headers."""
-
-    limit: int
-    remaining: int
-    reset_ms: int
 
 
 class Reservation(msgspec.Struct):
@@ -39,7 +32,7 @@ class Reservation(msgspec.Struct):
     clamped: bool = False
     output_tokens_cap: int | None = None
     """Per choice; to be sent to the provider when `clamped`."""
-    standing: dict[str, Standing] = {}
+    standing: dict[str, LimitStanding] = {}
     """By unit: `requests`, `tokens`."""
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from shared.domain.decision import Considered, Decision, LimitStanding, Tried
+from shared.domain.decision import Considered, Decision, Tried
 from shared.domain.usage import Outcome
 from shared.routing.plan import Plan
 
@@ -28,10 +28,7 @@ def decision_of(x: Exchange) -> Decision:
         candidates=() if plan is None else considered(plan),
         removed=() if plan is None else removed(plan),
         tried=(*x.tried, tried(x)) if x.tried else (),
-        limits=tuple(
-            LimitStanding(unit=unit, limit=one.limit, remaining=one.remaining, reset_ms=one.reset_ms)
-            for unit, one in reservation.standing.items()
-        ),
+        limits=tuple(reservation.standing.values()),
         output_clamped_to=reservation.output_cap_to_send,
     )
 
