@@ -26,23 +26,21 @@ from shared.providers import quota
 from shared.store import keys
 from shared.store.redis import Lane, RedisUnavailable, bulk
 from shared.telemetry.metrics import SlotMeters
-from shared.upstream.slots.cells import EPOCH_S, LEARNED, LEASE_MS, Cells, compile_cells
+from shared.upstream.slots.alone import Alone
+from shared.upstream.slots.cells import LEARNED, LEASE_MS, compile_cells
 from shared.upstream.slots.line import Line, Packer
-from shared.upstream.slots.model import GRANTED, REFUSED, Done, State
+from shared.upstream.slots.model import GRANTED, REFUSED, Done
 from shared.upstream.slots.pauses import Pauses
 from shared.upstream.slots.slot import WHY, NoSlot, Slot, Waiter
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.8
-"""Of its part of each limit, what a node uses while Redis is away."""
 LOOK_S = 0.25
 """A node with waiting calls looks after the queue at least this often when nothing says when the next may go."""
 OTHERS_S = 0.05
 """By how much a node lets the one whose call is first go ahead."""
 MOST_LOOK_S = 5.0
 LEAST_PAUSE_S = 0.05
-FOR_EVER_MS = 2**53
 
 
 class Slots:
@@ -59,7 +57,7 @@ class Slots:
         self._lane = lane
         self._redis = redis
         self._node = node_id
-        self._live_nodes = live_nodes
+        self._alone = Alone(node_id, live_nodes, clock)
         self._rate_headers = {name: provider.rate_headers for name, provider in providers.items()}
         self._clock = clock
         self._meters = meters
@@ -187,18 +185,7 @@ class Slots:
         """Redis is away: this node's own queue decides about its share."""
         waiter.local, waiter.queued = True, False
         wait_us = max(0, int((waiter.until_s - self._clock.monotonic_s()) * 1_000_000))
-        state, cells, now_us = self._here(line)
-        reply = state.take(
-            cells, now_us, self._node, _nobody, waiter.ticket, waiter.organisation_id, waiter.tokens, waiter.nano, wait_us
-        )
-        self._heed(line, reply, waiter)
-
-    def _here(self, line: Line) -> tuple[State, Cells, float]:
-        """The queue of this node alone: whatever it holds counts against its share, for as long as it is held."""
-        if line.state is None:
-            line.state = State()
-        line.state.leases = dict.fromkeys(line.live, FOR_EVER_MS)
-        return line.state, line.cells.share(max(1, self._live_nodes()), SHARE), (self._clock.now_s() - EPOCH_S) * 1_000_000
+        self._heed(line, self._alone.take(line, waiter, wait_us), waiter)
 
     def _ask_again(self) -> None:
         for line in self._lines.values():
@@ -309,8 +296,7 @@ class Slots:
     def _leave(self, line: Line, waiter: Waiter) -> None:
         self._forget(line, waiter)
         if waiter.local and line.state is not None:
-            state, cells, now_us = self._here(line)
-            self._heed(line, state.leave(cells, now_us, self._node, _nobody, waiter.ticket), None)
+            self._heed(line, self._alone.leave(line, waiter.ticket), None)
         elif self._lane.up:
             answer = self._lane.send(self._pack.leave(line.cells, waiter.ticket))
             answer.add_done_callback(partial(self._left, line, waiter, ""))
@@ -361,8 +347,7 @@ class Slots:
             for waiter in queued:
                 if waiter.local:  # Redis is back
                     if line.state is not None:
-                        state, cells, now_us = self._here(line)
-                        state.leave(cells, now_us, self._node, _nobody, waiter.ticket)
+                        self._alone.leave(line, waiter.ticket)
                     self._ask(line, waiter)
             answer = self._lane.send(self._pack.look(line.cells))
             answer.add_done_callback(partial(self._looked, line, queued))
@@ -370,8 +355,7 @@ class Slots:
             for waiter in queued:
                 if not waiter.local:
                     self._ask_here(line, waiter)
-            state, cells, now_us = self._here(line)
-            self._heed(line, state.look(cells, now_us, self._node, _nobody), None)
+            self._heed(line, self._alone.look(line), None)
 
     def _looked(self, line: Line, queued: list[Waiter], answer: asyncio.Future[Any]) -> None:
         failed = answer.cancelled() or answer.exception() is not None
@@ -406,8 +390,7 @@ class Slots:
     def _end_of(self, line: Line, ticket: str, end: Done, *, local: bool) -> None:
         if local or not self._lane.up:
             if line.state is not None or end.pause_us:
-                state, cells, now_us = self._here(line)
-                self._heed(line, state.done(cells, now_us, self._node, _nobody, ticket, end), None)
+                self._heed(line, self._alone.done(line, ticket, end), None)
             return
         packed = self._pack.done(line.cells, ticket, end)
         if line.waiters:  # somebody here may go now
@@ -435,11 +418,6 @@ class Slots:
     def _waits_for(self, connection_id: str) -> bool:
         line = self._lines.get(connection_id)
         return line is not None and bool(line.waiters)
-
-
-def _nobody(of: str, ticket: str, era: int, retry_ms: int, next_us: float) -> bool:
-    """A queue of one node has nobody else to tell."""
-    raise AssertionError(f"{of} is another node")
 
 
 __all__ = ["NoSlot", "RedisUnavailable", "Slot", "Slots"]
