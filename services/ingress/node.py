@@ -96,26 +96,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         slots = Slots(lane, redis, node_id, lambda: presence.live_nodes, providers, SystemClock(), metrics.slots)
         presence.on_new_boot(slots.enter)
         presence.on_renewal(slots.renew)
-        gateway = Gateway(
-            node=node_id,
-            settings=settings,
-            snapshot=lambda: watch.snapshot,
-            vault=vault,
-            gate=gate,
-            wal=wal,
-            transport=Session(),
-            media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
-            credentials=Credentials(vault),
-            health=health,
-            slots=slots,
-            quota_left=lambda deployment: slots.spare(deployment.connection),
-            proxies=Proxies(vault, read_environment(os.environ)),
-            responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
-            metrics=metrics,
-            tracer=tracer(settings.otlp_endpoint, node_id),
-            log=Log(enabled=settings.log_level in ("info", "debug")),
-            clock=SystemClock(),
-        )
+        gateway = gateway_of(node_id, settings, vault, lane, watch, metrics, gate, wal, health, slots)
         node = Node(gateway, watch, lane, LiveStreams(ping_after_s=settings.keepalive_s), pool, redis, providers)
         measure(metrics, node, wal)
         await join(redis, pool, presence, gate, wal, watch)
@@ -151,6 +132,33 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         wal.close()
         await redis.aclose()
         await pool.dispose()
+
+
+def gateway_of(
+    node_id: str, settings: Settings, vault: Vault, lane: Lane, watch: Watch, metrics: Metrics, gate: Gate, wal: Wal,
+    health: Health, slots: Slots,
+) -> Gateway:  # fmt: skip
+    """What every call needs, from the parts that the node looks after."""
+    return Gateway(
+        node=node_id,
+        settings=settings,
+        snapshot=lambda: watch.snapshot,
+        vault=vault,
+        gate=gate,
+        wal=wal,
+        transport=Session(),
+        media=Session(guard=None if settings.fetch_private_addresses else check_address, connections_per_origin=20),
+        credentials=Credentials(vault),
+        health=health,
+        slots=slots,
+        quota_left=lambda deployment: slots.spare(deployment.connection),
+        proxies=Proxies(vault, read_environment(os.environ)),
+        responses=Responses(lane, vault, kept_s=settings.responses_kept_s),
+        metrics=metrics,
+        tracer=tracer(settings.otlp_endpoint, node_id),
+        log=Log(enabled=settings.log_level in ("info", "debug")),
+        clock=SystemClock(),
+    )
 
 
 async def join(redis: Redis, pool: AsyncEngine, presence: Presence, gate: Gate, wal: Wal, watch: Watch) -> None:
