@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from shared.upstream.session import Session
+from tests.upstreams.authority import Authority
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For tests over plain TCP: reading the system's authorities takes 20 ms."""
@@ -22,6 +23,21 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 @pytest.fixture
 async def session() -> AsyncIterator[Session]:
     session = Session(tls=NO_TLS)
+    yield session
+    await session.close()
+    assert session.sockets == 0
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.new(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def trusting(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
+    """A session that trusts the test's authority because the environment says so."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    session = Session()
     yield session
     await session.close()
     assert session.sockets == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,21 +14,6 @@ from tests.upstreams import CLOSE, HOLD, scripted
 from tests.upstreams.authority import Authority
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority.new(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def trusting(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
-    """A session that trusts the test's authority because the environment says so."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    session = Session()
-    yield session
-    await session.close()
-    assert session.sockets == 0
 
 
 async def test_a_provider_that_an_authority_of_ssl_cert_file_vouches_for_is_spoken_to(

@@ -34,20 +34,6 @@ SCHEMES = ["http", "https", "socks5"]
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority.new(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def trusting(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Session]:
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    session = Session()
-    yield session
-    await session.close()
-    assert session.sockets == 0
-
-
 @asynccontextmanager
 async def through(scheme: str, authority: Authority, **options: Any) -> AsyncIterator[Proxying]:
     context = authority.server("localhost") if scheme == "https" else None
