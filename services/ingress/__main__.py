@@ -11,7 +11,7 @@ import sys
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.ingress.app import dispatcher
+from services.ingress.app import dispatcher, plain_calls
 from services.ingress.connection import Listener
 from services.ingress.node import Node, started
 from shared.domain.refusal import Reason, Refusal
@@ -40,7 +40,7 @@ async def run(settings: Settings, *, as_json: bool = False) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        listener = Listener(dispatcher(node), header_timeout_s=settings.header_timeout_s)
+        listener = Listener(dispatcher(node), header_timeout_s=settings.header_timeout_s, plain_calls=plain_calls(node))
         server = await loop.create_server(listener, settings.host, settings.port, backlog=BACKLOG)
         log.info("listening on %s port %d", settings.host, settings.port)
         told(as_json, url=settings.url, node=node.gateway.node)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Mapping
+from http import HTTPStatus
 
-from aiohttp import web
+from services.ingress.plain import Request
 
 DRAIN_ABOVE_BYTES = 64 * 1024
 
@@ -35,12 +37,20 @@ class Clockface:
 _CLOCK = Clockface()
 
 
+PHRASES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+def status_line(status: int) -> str:
+    """`404 Not Found`; without a phrase for one that RFC 9110 does not know."""
+    return PHRASES.get(status) or f"{status} "
+
+
 class Answer:
-    """An HTTP/1.1 answer of status 200, duck-typed as one of aiohttp's responses: a Connection finishes it."""
+    """An HTTP/1.1 answer to one of aiohttp's requests or a plain call: a Connection finishes it."""
 
     __slots__ = ("_request", "keep_alive", "prepared")
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
         self.keep_alive: bool = request.keep_alive
         self.prepared = False
@@ -52,14 +62,14 @@ class Answer:
     async def finish(self) -> None:
         """Send what is left of it. Raises ConnectionError when the client is gone."""
 
-    def _head(self, headers: dict[str, str], framing: str) -> bytes:
+    def _head(self, headers: Mapping[str, str], framing: str, status: str = "200 OK") -> bytes:
         minor = self._request.version.minor
         lines = "\r\n".join(map(": ".join, headers.items()))
         if not self.keep_alive:
             lines += "\r\nConnection: close"
         elif minor == 0:
             lines += "\r\nConnection: keep-alive"
-        head = f"HTTP/1.{minor} 200 OK\r\n{framing}Date: {_CLOCK.now()}\r\n{lines}\r\n\r\n"
+        head = f"HTTP/1.{minor} {status}\r\n{framing}Date: {_CLOCK.now()}\r\n{lines}\r\n\r\n"
         return head.encode("ascii", "replace")
 
     def _send(self, data: bytes) -> None:
@@ -72,16 +82,17 @@ class Answer:
 class WholeAnswer(Answer):
     """One with a known body: head and body in one write."""
 
-    __slots__ = ("_body", "_headers")
+    __slots__ = ("_body", "_headers", "status")
 
-    def __init__(self, request: web.BaseRequest, headers: dict[str, str], body: bytes) -> None:
+    def __init__(self, request: Request, headers: Mapping[str, str], body: bytes, status: int = 200) -> None:
         super().__init__(request)
         self._headers = headers
         self._body = body
+        self.status = status
 
     async def finish(self) -> None:
         body = self._body
-        self._send(self._head(self._headers, f"Content-Length: {len(body)}\r\n") + body)
+        self._send(self._head(self._headers, f"Content-Length: {len(body)}\r\n", status_line(self.status)) + body)
         if len(body) > DRAIN_ABOVE_BYTES:
             await self._request.writer.drain()
 
@@ -92,7 +103,7 @@ class StreamAnswer(Answer):
 
     __slots__ = ("_chunked", "_unsaid")
 
-    def __init__(self, request: web.BaseRequest, headers: dict[str, str], *, close: bool) -> None:
+    def __init__(self, request: Request, headers: dict[str, str], *, close: bool) -> None:
         super().__init__(request)
         self._chunked = request.version.minor > 0
         self.keep_alive = self.keep_alive and self._chunked and not close

@@ -6,7 +6,8 @@ A plain table and aiohttp's low-level server: no middleware stands between the s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from aiohttp import web
 
@@ -22,14 +23,16 @@ from services.ingress import (
     resilience,
     responses,
 )  # fmt: skip
+from services.ingress.answer import Answer
 from services.ingress.connection import check_head
 from services.ingress.endpoint import at_openrouter
 from services.ingress.node import Node
+from services.ingress.plain import Handler as PlainHandler
 from services.ingress.refusals import refusal_response
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refused, refuse
 
-Handler = Callable[[web.BaseRequest, Node], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest, Node], Awaitable[web.StreamResponse | Answer]]
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": inference.chat},
@@ -88,20 +91,32 @@ UNDER: dict[str, dict[str, Handler]] = {
 """Prefixes whose rest is an argument."""
 
 
+PLAIN = {
+    b"/v1/chat/completions": inference.chat,
+    b"/v1/responses": inference.responses,
+    b"/v1/messages": inference.messages,
+    b"/v1/messages?beta=true": inference.messages,
+    b"/v1/completions": inference.completions,
+    b"/v1/embeddings": inference.embeddings,
+    b"/v2/chat": inference.cohere_chat,
+    b"/api/v1/chat/completions": inference.chat,
+}
+"""Targets of plain calls: what nearly all traffic is, for which there is a shorter way than aiohttp's (plain.py)."""
 COHERE = frozenset(path for path in ROUTES if path.startswith("/v2/"))
-CHAT_TARGET = "/v1/chat/completions"
-CHAT = ROUTES[CHAT_TARGET]["POST"]
-"""The one route that is worth a short cut: asking aiohttp for a request's path builds a URL object."""
 
 
-def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+def plain_calls(node: Node) -> Mapping[bytes, PlainHandler]:
+    """The handler of each plain call's target."""
+    return {target: partial(handler, node=node) for target, handler in PLAIN.items()}
+
+
+def dispatcher(node: Node) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse | Answer]]:
     """The handler that aiohttp's server calls for each request."""
 
-    async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
+    async def dispatch(request: web.BaseRequest) -> web.StreamResponse | Answer:
         try:
             check_head(request)
-            handler = CHAT if request._message.path == CHAT_TARGET and request.method == "POST" else route(request)
-            return await handler(request, node)
+            return await route(request)(request, node)
         except Refused as refused:
             node.gateway.metrics.refused(refused.refusal.reason)
             return refusal_response(

@@ -1,46 +1,59 @@
-"""One client connection: aiohttp's, with the deadlines and refusals that it lacks.
+"""One client connection: aiohttp's, with the deadlines and refusals that it lacks, and a short way for plain calls.
 
 aiohttp 3.14 has no deadline for a half-sent head and lets odd heads through (measured: HTTP/0.9 lines, absolute-form
 targets, a Host with a path in it). Here a head must arrive within `header_timeout_s`, and what the parser refuses is
 answered in the clients' own error format.
+
+A connection begins as one of plain calls (plain.py). The first message that is none goes to aiohttp's parser, and so does
+everything after it: there is never a doubt who reads which byte.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import ERROR, PayloadAccessError, _ErrInfo
 
+from services.ingress import plain
 from services.ingress.answer import Answer
+from services.ingress.plain import PlainBody, PlainCall
 from services.ingress.refusals import raw_refusal, refusal_response
 from shared.domain.refusal import Reason, Refusal, refuse
 
 KEEPALIVE_S = 75.0
-HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+MOST_PIPELINED_BYTES = 64 * 1024
 
 PAYLOAD_IS_OVER = PayloadAccessError()
-MOST_HOSTS = 1_000
-_GOOD_HOSTS: set[str] = set()
+PLAIN = cast(Any, None)
+"""A plain call's place in aiohttp's queue of messages; there is one call at a time, and the connection has it."""
+FAILED = Refusal(reason=Reason.INTERNAL, status=500, message="The gateway failed on this request; it was logged.")
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | Answer]]
 
 
 class Connection(web.RequestHandler):
     """A client's connection with a deadline for each head."""
 
-    __slots__ = ("_head_deadline", "_header_timeout_s")
+    __slots__ = ("_call", "_head_deadline", "_header_timeout_s", "_plain", "_unread")
 
-    def __init__(self, manager: web.Server, *, header_timeout_s: float, **rest: Any) -> None:
+    def __init__(
+        self, manager: web.Server, *, header_timeout_s: float, plain_calls: Mapping[bytes, plain.Handler], **rest: Any
+    ) -> None:
         super().__init__(manager, **rest)
         self._header_timeout_s = header_timeout_s
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._plain: Mapping[bytes, plain.Handler] | None = plain_calls
+        """Targets of plain calls; None once the connection is aiohttp's."""
+        self._call: PlainCall | None = None
+        self._unread = b""
+        """What came and belongs to no call yet."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -51,6 +64,9 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._plain is not None:
+            self._read_plain(data)
+            return
         super().data_received(data)
         if self._request_count == 0:
             return  # still the first head: its deadline runs since the connection was made
@@ -59,6 +75,51 @@ class Connection(web.RequestHandler):
                 self._disarm()
         elif self._head_deadline is None:
             self._arm()
+
+    def _read_plain(self, data: bytes) -> None:
+        if self._force_close or self._close:
+            return
+        call = self._call
+        if call is None:
+            self._unread = self._unread + data if self._unread else data
+            self._next_call()
+            return
+        if not call.content.is_eof():
+            data = call.content.feed(data)
+        if data:  # the next call, before this one's answer
+            self._unread += data
+            if len(self._unread) > MOST_PIPELINED_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+
+    def _next_call(self) -> None:
+        """The call that has begun to come in, if its head is here; a message that is no plain call is aiohttp's."""
+        unread = self._unread
+        ends = unread.find(plain.END)
+        if ends < 0 and len(unread) <= plain.MOST_HEAD_BYTES and unread[:6] == plain.BEGINNING[: len(unread)]:
+            if self._head_deadline is None:
+                self._arm()
+            return
+        assert self._plain is not None
+        ends += len(plain.END)
+        call = (
+            plain.read_call(unread[:ends], self, self._loop, self._plain)
+            if len(plain.END) <= ends <= plain.MOST_HEAD_BYTES
+            else None
+        )
+        self._unread = b""
+        if call is None:
+            self._plain = None
+            self.data_received(unread)
+            return
+        if self._head_deadline is not None:
+            self._disarm()
+        self._call = call
+        self._request_count += 1
+        if len(unread) > ends:
+            self._unread = call.content.feed(unread[ends:])
+        self._messages.append((PLAIN, EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def start(self) -> None:
         """One request after another, each in this connection's own task.
@@ -76,6 +137,12 @@ class Connection(web.RequestHandler):
                 finally:
                     self._waiter = None
             message, payload = self._messages.popleft()
+            call = self._call
+            if call is not None:
+                if not await self._answer(call):
+                    break
+                self._keep_alive()
+                continue
             if self._parser is not None:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -105,13 +172,49 @@ class Connection(web.RequestHandler):
                 request._task = None  # type: ignore[assignment]  # a cycle
             if not self._keepalive or self._close or self._force_close:
                 break
-            self._next_keepalive_close_time = loop.time() + KEEPALIVE_S
-            if self._keepalive_handle is None:
-                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            self._keep_alive()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    def _keep_alive(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    async def _answer(self, call: PlainCall) -> bool:
+        """Answer a plain call; whether the connection goes on."""
+        self._request_in_progress = True
+        try:
+            answer = await call.handler(call)
+            await answer.finish()
+        except ConnectionError:
+            return False
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception:
+            self.logger.exception("unexpected error in a handler")
+            if self.transport is not None and not call.answered:
+                self.transport.write(raw_refusal(FAILED))
+            return False
+        finally:
+            self._request_in_progress = False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        if not call.content.is_eof():
+            call.content.drop()
+            await self._linger(call.content)
+        self._call = None
+        self._keepalive = answer.keep_alive
+        if not self._keepalive or self._close or self._force_close:
+            return False
+        if self._unread:
+            if self.transport is not None:
+                self.transport.resume_reading()
+            self._next_call()
+        return True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -130,7 +233,7 @@ class Connection(web.RequestHandler):
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
 
-    async def _linger(self, payload: StreamReader) -> None:
+    async def _linger(self, payload: StreamReader | PlainBody) -> None:
         """Read what is left of a body that nobody wanted, for a while: a client that still sends would not see the answer."""
         with suppress(TimeoutError, web.RequestPayloadError, HttpProcessingError):
             async with asyncio.timeout(self._lingering_time):
@@ -151,7 +254,7 @@ class Connection(web.RequestHandler):
             raise ConnectionError("an answer has begun: it cannot become an error")
         if status >= 500:
             self.logger.error("unexpected error in a handler", exc_info=exc)
-            refusal = Refusal(reason=Reason.INTERNAL, status=500, message="The gateway failed on this request; it was logged.")
+            refusal = FAILED
         elif isinstance(exc, LineTooLong):
             refusal = Refusal(
                 reason=Reason.INVALID_BODY, status=431, message="The request line or a header is too long.", retry=False
@@ -189,17 +292,22 @@ class Connection(web.RequestHandler):
 
 
 class Listener(web.Server):
-    """aiohttp's low-level server: every connection is a `Connection`, every request goes to one handler."""
+    """aiohttp's low-level server: every connection is a `Connection`, every request goes to one handler, plain calls to that of
+    their target."""
 
-    def __init__(self, handler: Handler, *, header_timeout_s: float) -> None:
-        super().__init__(handler, handler_cancellation=True)
+    def __init__(
+        self, handler: Handler, *, header_timeout_s: float, plain_calls: Mapping[bytes, plain.Handler] | None = None
+    ) -> None:
+        super().__init__(cast(Any, handler), handler_cancellation=True)  # answers are duck-typed
         self._header_timeout_s = header_timeout_s
+        self._plain_calls = plain_calls or {}
 
     def __call__(self) -> web.RequestHandler:
         return Connection(
             self,
             loop=self._loop,
             header_timeout_s=self._header_timeout_s,
+            plain_calls=self._plain_calls,
             keepalive_timeout=KEEPALIVE_S,
             access_log=None,
             tcp_keepalive=True,
@@ -216,10 +324,7 @@ def check_head(request: web.BaseRequest) -> None:
         raise refuse(Reason.INVALID_BODY, 400, "The request target must be a path.", retry=False)
     headers = request.headers
     host = headers.get("Host")
-    if host is not None and host not in _GOOD_HOSTS:
-        if HOST.fullmatch(host) is None:
-            raise refuse(Reason.INVALID_BODY, 400, "The Host header is not a host.", field="host", retry=False)
-        if len(_GOOD_HOSTS) < MOST_HOSTS:
-            _GOOD_HOSTS.add(host)
+    if host is not None and not plain.is_host(host):
+        raise refuse(Reason.INVALID_BODY, 400, "The Host header is not a host.", field="host", retry=False)
     if "Content_Length" in headers or "Transfer_Encoding" in headers:
         raise refuse(Reason.INVALID_BODY, 400, "A framing header is misspelt.", retry=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from services.ingress.answer import Answer, StreamAnswer, WholeAnswer
 from services.ingress.live import LiveStreams
-from services.ingress.refusals import refusal_response
+from services.ingress.plain import Request, target_of
+from services.ingress.refusals import refusal_answer
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refusal, Refused, refuse
 from shared.flow.exchange import Arrival, Gateway, begin, run
@@ -24,7 +24,7 @@ BODY_BYTES_PER_S = 64 * 1024
 
 
 async def serve(
-    request: web.BaseRequest,
+    request: Request,
     gateway: Gateway,
     streams: LiveStreams,
     operation: str,
@@ -34,7 +34,7 @@ async def serve(
     stream: bool | None = None,
     provider: str | None = None,
     sse: bool = True,
-) -> web.StreamResponse:
+) -> Answer:
     """Run one call. Cancelled when the client disconnects: the flow closes the upstream and books what was used.
 
     `model`, `stream` and `provider` are those of the URL, where it has them.
@@ -45,8 +45,8 @@ async def serve(
     arrival = Arrival(
         operation=operation,
         wire_format=wire_format,
-        credential=credential_of(headers.get("Authorization"), headers, query_key(request)),
-        content_type=headers.get("Content-Type"),
+        credential=credential_of(headers.get("authorization"), headers, query_key(request)),
+        content_type=headers.get("content-type"),
         traceparent=headers.get("traceparent"),
         read_body=lambda: read_body(request, gateway.settings),
         model=model,
@@ -63,9 +63,15 @@ async def serve(
     except Refused as refused:
         gateway.metrics.refused(refused.refusal.reason)
         if not sink.started:
-            response = refusal_response(refused.refusal, request_id=x.event_id, wire_format=wire_format, openrouter=openrouter)
-            response.headers.extend((name, value) for name, value in x.headers.items() if name not in response.headers)
-            return sink.finished(response, gateway.draining)
+            answer = refusal_answer(
+                request,
+                refused.refusal,
+                request_id=x.event_id,
+                wire_format=wire_format,
+                openrouter=openrouter,
+                beside=x.headers,
+            )
+            return sink.finished(answer, gateway.draining)
         await sink.fail(refused.refusal)
     finally:
         streams.forget(sink)
@@ -75,9 +81,9 @@ async def serve(
 OPENROUTER = "/api/v1/"
 
 
-def at_openrouter(request: web.BaseRequest) -> bool:
-    """Whether the caller is one of OpenRouter's. The raw path: asking aiohttp for a request's path builds a URL object."""
-    return request._message.path.startswith(OPENROUTER)
+def at_openrouter(request: Request) -> bool:
+    """Whether the caller is one of OpenRouter's."""
+    return target_of(request).startswith(OPENROUTER)
 
 
 FORWARDED = ("anthropic-version", "anthropic-beta")
@@ -98,7 +104,7 @@ def credential_of(authorization: str | None, headers: Mapping[str, str], query_k
     return headers.get("x-api-key") or headers.get("api-key") or headers.get("x-goog-api-key") or query_key
 
 
-async def read_body(request: web.BaseRequest, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings) -> bytes:
     """The whole body, bounded in size and time. Raises Refused (413, 408, 400)."""
     most = settings.max_body_bytes
     content = request.content
@@ -135,9 +141,9 @@ def too_large(most: int) -> Refused:
     )
 
 
-def query_key(request: web.BaseRequest) -> str | None:
+def query_key(request: Request) -> str | None:
     """`?key=`, as Google's clients send it; asking aiohttp for a query builds a URL object, so only when there is one."""
-    return request.query.get("key") if "?" in request._message.path else None
+    return request.query.get("key") if "?" in target_of(request) else None
 
 
 class HttpSink:
@@ -145,7 +151,7 @@ class HttpSink:
 
     __slots__ = ("_loop", "_request", "_response", "_streams", "_wire_format", "blocked_since_s", "last_write_s")
 
-    def __init__(self, request: web.BaseRequest, streams: LiveStreams, wire_format: WireFormat) -> None:
+    def __init__(self, request: Request, streams: LiveStreams, wire_format: WireFormat) -> None:
         self._request = request
         self._wire_format = wire_format
         self._streams = streams
@@ -182,14 +188,14 @@ class HttpSink:
         """End a begun stream with an error in its own format."""
         await self.write(FORMATS[self._wire_format].encode_stream_error(refusal, 0))
 
-    def finished(self, instead: web.StreamResponse | None, draining: bool) -> web.StreamResponse:
-        """The response that aiohttp finishes: `instead` when nothing was begun."""
-        response = instead or self._response
-        if response is None:
+    def finished(self, instead: Answer | None, draining: bool) -> Answer:
+        """The answer that the connection finishes: `instead` when nothing was begun."""
+        answer = instead or self._response
+        if answer is None:
             raise RuntimeError("a call ended without an answer")
         if draining:
-            response.force_close()
-        return cast(web.StreamResponse, response)  # duck-typed: answer.py
+            answer.force_close()
+        return answer
 
     def abort(self) -> None:
         """Cut a client that does not read: its handler is cancelled by the lost connection."""

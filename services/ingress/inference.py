@@ -8,69 +8,71 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from services.ingress import counting
+from services.ingress.answer import Answer
 from services.ingress.endpoint import serve
 from services.ingress.node import Node
+from services.ingress.plain import Request
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, refuse
 from shared.flow.exchange import Operation
 
 
-def chat(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def chat(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v1/chat/completions` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_CHAT)
 
 
-def completions(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def completions(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v1/completions` (OpenAI, legacy)."""
     return serve(request, node.gateway, node.streams, Operation.COMPLETIONS, WireFormat.OPENAI_CHAT)
 
 
-def embeddings(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def embeddings(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v1/embeddings` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.EMBEDDINGS, WireFormat.OPENAI_CHAT)
 
 
-def images(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def images(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v1/images/generations` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.IMAGES, WireFormat.OPENAI_CHAT)
 
 
-def moderations(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def moderations(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v1/moderations` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.MODERATIONS, WireFormat.OPENAI_CHAT)
 
 
-def rerank(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def rerank(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v1/rerank` (OpenRouter, vLLM, Jina)."""
     return serve(request, node.gateway, node.streams, Operation.RERANK, WireFormat.OPENAI_CHAT)
 
 
-def speech(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def speech(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v1/audio/speech` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.SPEECH, WireFormat.OPENAI_CHAT)
 
 
-def cohere_chat(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def cohere_chat(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v2/chat` (Cohere)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.COHERE)
 
 
-def cohere_embed(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def cohere_embed(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v2/embed` (Cohere)."""
     return serve(request, node.gateway, node.streams, Operation.EMBEDDINGS, WireFormat.COHERE)
 
 
-def cohere_rerank(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def cohere_rerank(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v2/rerank` (Cohere)."""
     return serve(request, node.gateway, node.streams, Operation.RERANK, WireFormat.COHERE)
 
 
-def transcriptions(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def transcriptions(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v1/audio/transcriptions` (OpenAI's form, OpenRouter's JSON)."""
     return serve(request, node.gateway, node.streams, Operation.TRANSCRIPTIONS, WireFormat.OPENAI_CHAT)
 
 
-def responses(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def responses(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v1/responses` (OpenAI)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_RESPONSES)
 
@@ -79,7 +81,7 @@ GEMINI = ("/v1beta/models/", "/v1/models/", "/v1alpha/models/")
 GEMINI_VERBS = {"generateContent": False, "streamGenerateContent": True}
 
 
-async def gemini(request: web.BaseRequest, node: Node) -> web.StreamResponse:
+async def gemini(request: web.BaseRequest, node: Node) -> web.StreamResponse | Answer:
     """`POST /v1beta/models/{model}:generateContent`, `:streamGenerateContent` (Google): model and verb are in the URL."""
     model, verb = of_gemini(request)
     if verb == "countTokens":
@@ -121,7 +123,7 @@ AT_PROVIDER: dict[str, tuple[str, WireFormat]] = {
 PROVIDERS = "/v1/providers/"
 
 
-def at_provider(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def at_provider(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
     """`POST /v1/providers/{provider}/…`: the same operations, at one provider. Raises Refused (404)."""
     provider, _, tail = request.path.removeprefix(PROVIDERS).partition("/")
     found = AT_PROVIDER.get(tail)
@@ -130,6 +132,6 @@ def at_provider(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamRes
     return serve(request, node.gateway, node.streams, *found, provider=provider)
 
 
-def messages(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse]:
+def messages(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v1/messages` (Anthropic)."""
     return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.ANTHROPIC_MESSAGES)
