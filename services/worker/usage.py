@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,9 +22,12 @@ from shared.store import keys, ledger
 
 log = logging.getLogger(__name__)
 
+EVENT = re.compile(rb"e[0-9]*")
+"""Fields of an entry that hold events."""
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
-BATCH = 2_000
+BATCH = 500
+"""Entries read at once; a busy node's hold a few events each."""
 GATHER_S = 0.2
 """A batch begins no sooner than this after the one before, unless that was full: a transaction costs the same for one event
 as for a thousand, so a busy stream is booked five times a second and a quiet one at once."""
@@ -38,17 +41,17 @@ Entry = tuple[bytes, dict[bytes, bytes]]
 
 
 class Delivery(NamedTuple):
-    """An entry of the stream, and the event that it is."""
+    """An event, and where in the stream it stood: an entry's id, and its field when that is not the first."""
 
-    entry_id: bytes
+    place: str
     raw: bytes
     event: UsageEvent
 
 
 class Dead(NamedTuple):
-    """An entry that no ledger can take, and why."""
+    """What no ledger can take, and why."""
 
-    entry_id: bytes
+    place: str
     raw: bytes
     reason: str
 
@@ -148,14 +151,11 @@ class UsageConsumer:
     async def _book(self, entries: Sequence[Entry]) -> None:
         deliveries: list[Delivery] = []
         dead: list[Dead] = []
-        for entry_id, fields in entries:
-            raw = (fields or {}).get(b"e")
-            if raw is None and not fields:
-                continue  # deleted since it was read: somebody else booked it
+        for place, raw in placed(entries):
             try:
-                deliveries.append(Delivery(entry_id, raw or b"", event_in(raw or b"")))
+                deliveries.append(Delivery(place, raw, event_in(raw)))
             except (msgspec.MsgspecError, ValueError) as error:
-                dead.append(Dead(entry_id, raw or b"", _first_line(error)))
+                dead.append(Dead(place, raw, _first_line(error)))
         if deliveries:
             dead += await self._book_all(deliveries)
         if dead:
@@ -177,21 +177,21 @@ class UsageConsumer:
             if not refuses_data(error):
                 raise
             if len(deliveries) == 1:
-                return [Dead(deliveries[0].entry_id, deliveries[0].raw, _first_line(error))]
+                return [Dead(deliveries[0].place, deliveries[0].raw, _first_line(error))]
             half = len(deliveries) // 2
             return await self._book_all(deliveries[:half]) + await self._book_all(deliveries[half:])
         return []
 
     async def _bury(self, dead: Sequence[Dead]) -> None:
         """What no ledger can take is kept, and complained about, never dropped."""
-        log.error("%d entries of the usage stream cannot be booked; they are in usage_dead: %s", len(dead), dead[0].reason)
+        log.error("%d events of the usage stream cannot be booked; they are in usage_dead: %s", len(dead), dead[0].reason)
         async with self._pool.begin() as connection:
             await connection.execute(
                 text(
                     "INSERT INTO usage_dead (stream_id, reason, body) VALUES (:id, :reason, :body) "
                     "ON CONFLICT (stream_id) DO NOTHING"
                 ),
-                [{"id": each.entry_id.decode(), "reason": each.reason, "body": each.raw} for each in dead],
+                [{"id": each.place, "reason": each.reason, "body": each.raw} for each in dead],
             )
         self.buried += len(dead)
 
@@ -203,6 +203,17 @@ class UsageConsumer:
             )
             if not left:
                 await self._redis.xgroup_delconsumer(keys.USAGE_STREAM, keys.USAGE_GROUP, self._name)
+
+
+def placed(entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    """Each event (`e`, `e1`, …) of the entries with its place. An entry without fields was deleted since: it is booked."""
+    for entry_id, fields in entries:
+        for name, raw in (fields or {}).items():
+            at = entry_id.decode()
+            if EVENT.fullmatch(name) is None:
+                yield f"{at} {name.decode('ascii', 'replace')[:40]}", b""
+            else:
+                yield at if name == b"e" else f"{at} {name.decode()}", raw
 
 
 def event_in(raw: bytes) -> UsageEvent:

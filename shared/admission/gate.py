@@ -41,7 +41,10 @@ log = logging.getLogger(__name__)
 
 LEASE = bulk(b"%d" % LEASE_MS)
 SEED_WAIT_S = 2.0
-XADD = b"*5\r\n" + bulk(b"XADD", keys.USAGE_STREAM, b"*", b"e")
+XADD = bulk(b"XADD", keys.USAGE_STREAM, b"*")
+MOST_TOGETHER = 100
+"""Events in one entry of the usage stream."""
+FIELDS = (bulk(b"e"), *[bulk(b"e%d" % number) for number in range(1, MOST_TOGETHER)])
 MOST_PENDING = 100_000
 MOST_COMPILED = 50_000
 MOST_PACKED = 20_000
@@ -98,6 +101,8 @@ class Gate:
         self._admit_head = _head(self._admit)
         self._settle_head = _head(self._settle)
         self._live: dict[str, Reservation] = {}
+        self._events: list[bytes] = []
+        """On their way to the stream: those of one write are one entry."""
         self._pending: deque[tuple[Reservation, UsageEvent]] = deque(maxlen=MOST_PENDING)
         self._compiled: dict[str, tuple[Holder, Cells]] = {}
         self._beside: dict[str, tuple[Holder, Cells]] = {}
@@ -155,7 +160,14 @@ class Gate:
             self._degraded.settle(reservation, event)
         self._send(reservation, event)
         # An event that Redis does not take stays in the node's log, which sends what Postgres lacks.
-        self._lane.post(b"%b$%d\r\n%b\r\n" % (XADD, len(encoded), encoded))
+        self._events.append(encoded)
+        if len(self._events) == 1:
+            self._lane.gather(self._entries)
+
+    def _entries(self) -> list[bytes]:
+        """The gathered events as entries of the usage stream: XADD in RESP."""
+        events, self._events = self._events, []
+        return [entry(events[start : start + MOST_TOGETHER]) for start in range(0, len(events), MOST_TOGETHER)]
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was set aside for something that came to nothing: no event, nothing spent. Never blocks or raises."""
@@ -355,6 +367,12 @@ def packed_number(number: int) -> bytes:
         if len(_PACKED) < MOST_PACKED:
             _PACKED[number] = packed
     return packed
+
+
+def entry(events: Sequence[bytes]) -> bytes:
+    """XADD of one entry with these events, in RESP: the fields `e`, `e1`, `e2`…"""
+    fields = [b"%b$%d\r\n%b\r\n" % (name, len(event), event) for name, event in zip(FIELDS, events, strict=False)]
+    return b"*%d\r\n%b%b" % (3 + 2 * len(fields), XADD, b"".join(fields))
 
 
 def _head(script: Script) -> bytes:

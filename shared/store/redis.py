@@ -81,6 +81,8 @@ class Script(msgspec.Struct, frozen=True):
 
 Answered = Callable[[Any], None]
 """Gets the reply, or the exception in its place."""
+Gathered = Callable[[], Sequence[bytes]]
+"""Gives packed commands, whose replies nobody wants, when they are about to leave."""
 
 
 def hand_over(answer: asyncio.Future[Any] | Answered, reply: Any) -> None:
@@ -102,6 +104,7 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[tuple[asyncio.Future[Any] | Answered | None, float]] = deque()
         self._out: list[bytes] = []
+        self._gathered: list[Gathered] = []
         self._soon = False
         self._later: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -146,10 +149,18 @@ class Wire(asyncio.Protocol):
 
     def post(self, packed: bytes, answer: Answered | None) -> None:
         """One command that nobody waits for: it leaves with the next write, LINGER_S from now at the latest."""
-        if not self._soon and self._later is None:
-            self._later = self.loop.call_later(LINGER_S, self._flush)
+        self._leave_later()
         self._out.append(packed)
         self._waiting.append((answer, self.loop.time()))
+
+    def gather(self, gathered: Gathered) -> None:
+        """Commands that are only made for the next write, LINGER_S from now at the latest."""
+        self._leave_later()
+        self._gathered.append(gathered)
+
+    def _leave_later(self) -> None:
+        if not self._soon and self._later is None:
+            self._later = self.loop.call_later(LINGER_S, self._flush)
 
     @property
     def alive(self) -> bool:
@@ -166,6 +177,7 @@ class Wire(asyncio.Protocol):
             return
         transport.abort()
         self._out.clear()
+        self._gather()  # whoever gathers must not wait for a write that will never be
         waiting, self._waiting = self._waiting, deque()
         for answer, _ in waiting:
             if answer is not None:
@@ -177,9 +189,17 @@ class Wire(asyncio.Protocol):
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._transport is not None and self._out:
-            self._transport.write(b"".join(self._out))
+        if self._transport is not None:
+            for packed in self._gather() if self._gathered else ():
+                self._out.append(packed)
+                self._waiting.append((None, self.loop.time()))
+            if self._out:
+                self._transport.write(b"".join(self._out))
         self._out.clear()
+
+    def _gather(self) -> list[bytes]:
+        gathered, self._gathered = self._gathered, []
+        return [packed for commands in gathered for packed in commands()]
 
 
 class Lane:
@@ -252,6 +272,14 @@ class Lane:
             wire.post(packed, answered)
         elif answered is not None:
             answered(RedisUnavailable("Redis is away"))
+
+    def gather(self, gathered: Gathered) -> None:
+        """Have `gathered` asked for its commands right before the next write; at once, and in vain, when Redis is away."""
+        wire = self._wire
+        if wire is not None:
+            wire.gather(gathered)
+        else:
+            gathered()
 
     def teach(self, *scripts: Script) -> None:
         """Load scripts in front of the next call, for a server that forgot them (SCRIPT FLUSH)."""

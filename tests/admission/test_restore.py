@@ -302,7 +302,8 @@ class Traffic:
                 await asyncio.sleep(0.02)
                 for entry_id, fields in reply[0][1] if reply else ():
                     last = entry_id
-                    self.nodes[0].books.book(decode_event(fields[b"e"]))
+                    for raw in fields.values():
+                        self.nodes[0].books.book(decode_event(raw))
                 if not reply and not await self.redis.exists(keys.USAGE_STREAM):
                     last = "0"
             except (RedisError, OSError):

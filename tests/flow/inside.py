@@ -146,7 +146,7 @@ class Inside:
         await self.gateway.gate.drained()
         async with Redis.from_url(self._redis_url) as redis:
             await asyncio.sleep(0.05)
-            sent = [decode_event(fields[b"e"]) for _, fields in await redis.xrange(keys.USAGE_STREAM)]
+            sent = [decode_event(raw) for _, fields in await redis.xrange(keys.USAGE_STREAM) for raw in fields.values()]
         events = {event.event_id: event for event in sent}
         assert all(events[event.event_id] == event for event in sent)
         return list(events.values())

@@ -174,6 +174,19 @@ async def test_what_is_no_event_is_buried_and_the_rest_is_booked(redis: Redis, p
     assert await buried(pool) == [*NO_EVENTS, b""]
 
 
+async def test_an_entry_may_hold_many_events_and_a_bad_one_stops_none(redis: Redis, pool: AsyncEngine) -> None:
+    good = [event() for _ in range(4)]
+    raws = [encode_event(good[0]), b"not msgpack", *[encode_event(each) for each in good[1:]]]
+    names = ["e", "e1", "e2", "e3", "e4"]
+    entry_id = await redis.xadd(keys.USAGE_STREAM, dict(zip(names, raws, strict=True)))
+    async with consuming(redis, pool) as consumer:
+        await drained(redis)
+        assert (consumer.booked, consumer.buried) == (4, 1)
+    assert await buried(pool) == [b"not msgpack"]
+    async with pool.connect() as connection:
+        assert (await connection.execute(text("SELECT stream_id FROM usage_dead"))).scalar_one() == f"{entry_id.decode()} e1"
+
+
 async def test_nonsense_numbers_and_text_are_clamped_not_refused(redis: Redis, pool: AsyncEngine) -> None:
     await send(
         redis,
