@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.sickbed import Arrival, Told
@@ -78,7 +79,7 @@ def check(books: Books, name: str, row: list[Span], killed_ms: Mapping[int, floa
             books.leases += 1
             _check_lease(books, where, before, span, after, killed_ms)
     held = [span for span in row if span.state == "half_open" and span.arrivals]
-    for span, following in zip(held, held[1:], strict=False):
+    for span, following in pairwise(held):
         wait_ms = following.arrivals[0].at_ms - span.arrivals[-1].at_ms
         if span.arrivals[0].end == "429" and wait_ms < 0.8 * cooldown_ms:
             books.wrong.append(f"{name}: asked {wait_ms:.0f} ms after a 429")

@@ -1,7 +1,7 @@
-"""Sickbed: many deployments that are down at once, clients that keep calling them on four nodes, and what is seen at the provider.
+"""Sickbed: many deployments that are down at once, clients that keep calling them on four nodes, and what the provider sees.
 
 The provider decides how each call that reaches it ends, and makes it so: it answers, lets the call's client leave, or kills the
-node that sent it. What it saw is laid beside what Redis told the nodes (ledger.py).
+node that sent it. What it saw is laid beside what Redis told the nodes (leases.py).
 """
 
 from __future__ import annotations
