@@ -13,13 +13,14 @@ from shared.domain.health import Mark, MarkState
 from shared.routing.breaker import Clear
 from shared.store import tenants
 from shared.upstream.health.script import Call, Look, call_of, look_call, read_look, source
+from shared.upstream.slots.pauses import end_pauses
 
 CONNECTIONS = frozenset({MarkState.COOLING, MarkState.LOCKED})
 
 
 class Undo(StrEnum):
     UNLOCK = "unlock"
-    """Connections: locks and cooldowns."""
+    """Connections: locks and cooldowns, with the pauses that go with them (slots/pauses.py)."""
     RESET = "reset"
     """Those, and breakers."""
 
@@ -66,6 +67,7 @@ async def undo(redis: Redis, pool: AsyncEngine, what: Undo, name: str | None, *,
                 connection, what.value, f"{kind} {name_of(mark)}", by=by, of=mark.connection, state=mark.state.value,
                 reason=mark.reason(),
             )  # fmt: skip
+        await end_pauses(redis, [subject for subject, mark in found.items() if mark.state in CONNECTIONS])
         await _eval(redis, call_of(Clear(subjects=tuple(found))))
     return [name_of(mark) for mark in found.values()]
 

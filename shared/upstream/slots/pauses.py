@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from redis.asyncio import Redis
 
@@ -33,10 +33,16 @@ class Pauses:
         self._lane.post(b"*4\r\n" + bulk(b"HSET", keys.SLOTS_LEARNED, name, until))
         self._lane.post(b"*3\r\n" + bulk(b"PUBLISH", keys.SLOTS_CHANNEL, b"%b\n%d" % (name, pause_ms)))
 
-    def hear(self, text: str) -> None:
-        """What another node shared."""
+    def hear(self, text: str) -> str | None:
+        """What another node shared. The connection whose pause somebody ended, if that is it."""
         connection_id, pause_ms = text.split("\n")
-        self.remember(connection_id, int(pause_ms) / 1000)
+        if int(pause_ms):
+            self.remember(connection_id, int(pause_ms) / 1000)
+            return None
+        if connection_id in self.until_s:
+            self.until_s[connection_id] = self._clock.monotonic_s()
+            asyncio.get_running_loop().call_later(AFTER_S, self._forget, connection_id)
+        return connection_id
 
     def remember(self, connection_id: str, pause_s: float) -> None:
         known_s = self.until_s.get(connection_id)
@@ -60,3 +66,14 @@ class Pauses:
             asyncio.get_running_loop().call_later(max(left_s, AFTER_S), self._forget, connection_id)
         else:
             self.until_s.pop(connection_id, None)
+
+
+async def end_pauses(redis: Redis, connection_ids: Iterable[str]) -> None:
+    """An operator knows better than the provider said: on all nodes at once, also of connections with limits. Raises
+    RedisError."""
+    pipe = redis.pipeline(transaction=False)
+    for connection_id in connection_ids:
+        pipe.hdel(keys.slots(connection_id)[0], "p")  # type: ignore[arg-type]
+        pipe.hdel(keys.SLOTS_LEARNED, connection_id)  # type: ignore[arg-type]
+        pipe.publish(keys.SLOTS_CHANNEL, f"{connection_id}\n0")
+    await pipe.execute()
