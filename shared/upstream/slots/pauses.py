@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from redis.asyncio import Redis
 
 from shared.clock import Clock
 from shared.store import keys
 from shared.store.redis import Lane, bulk
+from shared.upstream.slots.cells import EPOCH_S
 
 AFTER_S = 0.25
 """How long after its end a pause still sends calls to the queue, and how often it is seen whether some still wait there."""
@@ -66,6 +67,17 @@ class Pauses:
             asyncio.get_running_loop().call_later(max(left_s, AFTER_S), self._forget, connection_id)
         else:
             self.until_s.pop(connection_id, None)
+
+
+async def paused(redis: Redis, connection_ids: Sequence[str]) -> list[str]:
+    """Those of the connections whose providers want to be left alone now. Raises RedisError."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    for connection_id in connection_ids:
+        pipe.hget(keys.slots(connection_id)[0], "p")  # type: ignore[arg-type]
+    (seconds, micros), *until = await pipe.execute()
+    now_us = (seconds - EPOCH_S) * 1_000_000 + micros
+    return [name for name, at in zip(connection_ids, until, strict=True) if at is not None and float(at) > now_us]
 
 
 async def end_pauses(redis: Redis, connection_ids: Iterable[str]) -> None:
