@@ -44,7 +44,7 @@ all_option = click.option("--all", "everything", is_flag=True, help="Everything 
 @json_option
 @guarded
 def unlock(name: str | None, everything: bool, as_json: bool) -> None:
-    """Unlock a connection, or end its cooldown, on every node at once. NAME is the connection's."""
+    """Unlock a connection, or end its cooldown or pause, on every node at once. NAME is the connection's."""
     _undo(Undo.UNLOCK, name, everything, as_json=as_json)
 
 

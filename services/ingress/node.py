@@ -35,10 +35,10 @@ from shared.routing.proxies import read_environment
 from shared.settings import Settings
 from shared.snapshot.watch import Watch
 from shared.store import keys, ledger, postgres
-from shared.store.redis import Lane, client
+from shared.store.redis import Lane, RedisUnavailable, client
 from shared.store.responses import Responses
 from shared.store.secrets import Vault
-from shared.store.wal import Wal
+from shared.store.wal import Ended, Reap, Resend, Wal
 from shared.telemetry.log import Log
 from shared.telemetry.metrics import Metrics
 from shared.telemetry.trace import tracer
@@ -103,7 +103,6 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
         await lane.open()
         with suppress(RedisError, OSError, TimeoutError):  # or the first calls would go to what is known to be down
             await health.look()
-        resend, reap = senders(redis)
         tasks += [
             asyncio.ensure_future(work)
             for work in (
@@ -112,7 +111,7 @@ async def started(settings: Settings) -> AsyncIterator[Node]:
                 health.run(),
                 slots.run(),
                 node.streams.sweep_forever(),
-                wal.run(partial(ledger.missing, pool), resend, reap),
+                wal.run(partial(ledger.missing, pool), *senders(redis, presence, watch)),
             )
         ]
         yield node
@@ -163,25 +162,26 @@ def gateway_of(
 
 async def join(redis: Redis, pool: AsyncEngine, presence: Presence, gate: Gate, wal: Wal, watch: Watch) -> None:
     """Take over what dead processes left, then enter the cluster. Redis may be away: the heartbeat enters later."""
-
-    def budgets_of(event: UsageEvent) -> Sequence[Budget]:
-        return watch.snapshot.budgets_for(event.organisation_id, event.team_id, event.key_id)
-
     orphans = wal.adopt()
     presence.on_new_boot(gate.enter)
-    presence.on_new_boot(Restore(redis, wal.unconfirmed, budgets_of))
+    presence.on_new_boot(Restore(redis, wal.unconfirmed, partial(budgets_of, watch)))
     presence.on_renewal(gate.renew)
     presence.on_beat(gate.retry)
     try:
         await presence.refresh()
-        resend, reap = senders(redis)
+        resend, reap, ended = senders(redis, presence, watch)
         await wal.send_orphans(orphans, resend, reap)
+        await wal.tell_ends(ended)
     except (RedisError, OSError, TimeoutError) as error:
         log.warning("Redis cannot be reached yet: %s", type(error).__name__)
 
 
-def senders(redis: Redis) -> tuple[Any, Any]:
-    """How the usage log sends an event again, and books a dead process's reservation."""
+def budgets_of(watch: Watch, event: UsageEvent) -> Sequence[Budget]:
+    return watch.snapshot.budgets_for(event.organisation_id, event.team_id, event.key_id)
+
+
+def senders(redis: Redis, presence: Presence, watch: Watch) -> tuple[Resend, Reap, Ended]:
+    """How the usage log sends an event again, books a dead process's reservation, and tells how its calls ended."""
     reaper = Reaper(redis)
 
     async def resend(event: UsageEvent) -> None:
@@ -190,7 +190,13 @@ def senders(redis: Redis) -> tuple[Any, Any]:
     async def reap(event: UsageEvent) -> None:
         await reaper.reap(event.organisation_id, event.event_id)
 
-    return resend, reap
+    async def ended(events: Sequence[UsageEvent]) -> None:
+        if presence.boot is None:
+            raise RedisUnavailable("Redis has not been seen yet")
+        if settled := await reaper.ended(events, presence.boot, partial(budgets_of, watch)):
+            log.info("settled %d calls of which a dead process had not told Redis", settled)
+
+    return resend, reap, ended
 
 
 def built_in(settings: Settings) -> tuple[Connection, ...]:

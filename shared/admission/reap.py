@@ -1,18 +1,23 @@
-"""Reap: book a reservation that nobody settled, as an estimate, and free what it held."""
+"""Reap: book a reservation that nobody settled, as an estimate, and free what it held. And settle what a node did settle in its
+own log, but was killed before it could tell Redis."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 
 import msgspec
 from redis.asyncio import Redis
 
 from shared.admission.cells import settle_keys
-from shared.domain.usage import UsageEvent, decode_event, encode_event
+from shared.admission.restore import BudgetsOf, budget_cells
+from shared.domain.usage import EventKind, UsageEvent, decode_event, encode_event
 from shared.store import keys
 
 MOST_AT_ONCE = 1_000
+Touched = tuple[str, bytes, list[float]]
+"""A cell that a settlement touches: kind, key, and a rate's µs per unit and burst."""
 
 
 class Reaper:
@@ -43,18 +48,48 @@ class Reaper:
         if event.cost_nano_usd != int(reserved):
             event = msgspec.structs.replace(event, cost_nano_usd=int(reserved))  # a clamp made it less than planned
         await self._redis.xadd(keys.USAGE_STREAM, {"e": encode_event(event)})
-        touched = [(cell[0], cell[1].encode(), cell[2:]) for cell in json.loads(cells)]
-        arguments: list[str | bytes | int] = ["", event_id, boot, "estimate", 0, 0]
+        await self._settle(event, boot, recorded(cells), "estimate")
+        return event
+
+    async def ended(self, events: Sequence[UsageEvent], boot: str, budgets_of: BudgetsOf) -> int:
+        """Calls whose end stands in a dead node's log: settle those that Redis did not hear of, and those that it has as an
+        estimate by now; how many there were. `budgets_of` names the budgets that an event counts against."""
+        pipe = self._redis.pipeline(transaction=False)
+        for event in events:
+            pipe.hget(keys.reservation_records(event.organisation_id), event.event_id)  # type: ignore[arg-type]
+            pipe.get(keys.estimate(event.organisation_id, event.event_id))
+        found = await pipe.execute()
+        settled = 0
+        for event, record, estimate in zip(events, found[::2], found[1::2], strict=True):
+            if record is not None:
+                of_boot, _, _, cells, _ = record.split(b"\n", 4)
+                await self._settle(event, of_boot, recorded(cells), "actual")
+            elif estimate is not None and event.kind is EventKind.ACTUAL:  # its slots and rates are over
+                await self._settle(event, boot, [("b", cell, []) for cell in budget_cells(event, budgets_of(event))], "actual")
+            else:
+                continue
+            settled += 1
+        return settled
+
+    async def _settle(self, event: UsageEvent, boot: str | bytes, touched: Sequence[Touched], mode: str) -> None:
+        """settle.lua"""
+        organisation_id, event_id = event.organisation_id, event.event_id
+        arguments: list[str | bytes | int] = ["", event_id, boot, mode, event.cost_nano_usd]
+        arguments.append(event.input_tokens + event.output_tokens)
         for kind, _, rate in touched:
             arguments += [kind, f"{rate[0]:.17g}" if rate else "", str(rate[1]) if rate else ""]
         await self._script(
             keys=[
                 keys.reservations(organisation_id),
-                records,
+                keys.reservation_records(organisation_id),
                 keys.estimate(organisation_id, event_id),
                 keys.done(organisation_id, event_id),
                 *settle_keys([(kind, key) for kind, key, _ in touched]),
             ],
             args=arguments,
         )
-        return event
+
+
+def recorded(cells: bytes) -> list[Touched]:
+    """A reservation's cells, as cells.py wrote them."""
+    return [(cell[0], cell[1].encode(), cell[2:]) for cell in json.loads(cells)]

@@ -22,6 +22,8 @@ from shared.store.redis import Lane, Script
 LEASE_MS = 30_000
 BATCH = 1_000
 KEEP_S = 40 * 24 * 3600
+BudgetsOf = Callable[[UsageEvent], Sequence[Budget]]
+"""The budgets that an event counts against."""
 
 UNCONFIRMED = r"""
 -- KEYS[1] budget cell, KEYS[2] its unconfirmed hash, KEYS[3] reservations, KEYS[4] reservation records
@@ -60,13 +62,13 @@ def put_back(lane: Lane, script: Script, reservation: Reservation, boot: str) ->
 
 
 class Restore:
-    """Tells of settled events. `budgets_of` names the budgets that an event counts against."""
+    """Tells of settled events."""
 
     def __init__(
         self,
         redis: Redis,
         unconfirmed: Callable[[], Iterable[UsageEvent]],
-        budgets_of: Callable[[UsageEvent], Sequence[Budget]],
+        budgets_of: BudgetsOf,
     ) -> None:
         self._redis = redis
         self._unconfirmed = unconfirmed
@@ -86,9 +88,7 @@ class Restore:
         costs: dict[tuple[str, bytes], list[str | int]] = {}
         held = 0
         for event in self._unconfirmed():
-            at = uuid7_time(event.event_id)
-            for budget in self._budgets_of(event):
-                cell = keys.budget(event.organisation_id, budget.budget_id, keys.period_label(budget.period, at))
+            for cell in budget_cells(event, self._budgets_of(event)):
                 costs.setdefault((event.organisation_id, cell), []).extend((event.event_id, event.cost_nano_usd))
             held += 1
             if held == BATCH:
@@ -96,6 +96,13 @@ class Restore:
                 costs, held = {}, 0
         if costs:
             yield costs
+
+
+def budget_cells(event: UsageEvent, budgets: Sequence[Budget]) -> list[bytes]:
+    """The cells that an event counts in: those of the period in which its call came."""
+    at = uuid7_time(event.event_id)
+    organisation_id = event.organisation_id
+    return [keys.budget(organisation_id, budget.budget_id, keys.period_label(budget.period, at)) for budget in budgets]
 
 
 def _held(organisation_id: str) -> tuple[bytes, bytes]:

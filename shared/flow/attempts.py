@@ -32,6 +32,7 @@ async def answer(x: Exchange) -> None:
             if told is None or x.failure is not None:
                 told = refused
             if x.attempts == len(x.plan) or x.sink.started or not await goes_on(x, refused):
+                say_attempts(x)
                 raise told from None
         forget(x)
 
@@ -63,6 +64,14 @@ async def goes_on(x: Exchange, refused: Refused) -> bool:
         x.gateway.metrics.retries_denied.inc()
         return False
     return await paid.booked(x)
+
+
+def say_attempts(x: Exchange) -> None:
+    """In the error's headers, as an answer says them."""
+    asked = x.failure is not None or x.passed_over  # else this node itself stood in the way
+    tried = (*x.tried, record.tried(x)) if asked else x.tried
+    if tried:
+        x.headers["x-waystation-attempts"] = ", ".join(relay.told(tried))
 
 
 def forget(x: Exchange) -> None:

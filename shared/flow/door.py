@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 
+MOST_PUT_OFF_S = 1.0
+"""A probe that found no slot is due again after so long at the latest: the limits may have been changed."""
+
+
 class Skipped(Refused):
     """The deployment is not to be asked now: it is shut, cooling down, locked or at its limits, and somebody else can be."""
 
@@ -57,7 +61,7 @@ async def have_slot(x: Exchange) -> None:
     try:
         await slot.held(x)
     except Refused as refused:
-        give_probe_back(x)
+        give_probe_back(x, min(refused.refusal.retry_after_s or 0.0, MOST_PUT_OFF_S))
         x.passed_over = "skipped"
         raise Skipped(refused.refusal) from None
     except BaseException:
@@ -65,9 +69,9 @@ async def have_slot(x: Exchange) -> None:
         raise
 
 
-def give_probe_back(x: Exchange) -> None:
+def give_probe_back(x: Exchange, put_off_s: float = 0.0) -> None:
     if x.probe is not None:
-        x.gateway.health.report(x.deployment, None, neutral=True, probe=x.probe)
+        x.gateway.health.give_back(x.probe, put_off_s)
         x.probe = None
 
 

@@ -7,11 +7,13 @@ stream. Until then a bad end is a clean error; afterwards the stream itself says
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import orjson
 
 from shared.domain.catalogue import WireFormat
+from shared.domain.decision import Tried
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.usage import Outcome
 from shared.flow import attempt, continuation, settle, stored, transcribe
@@ -266,8 +268,11 @@ def answer_headers(x: Exchange) -> dict[str, str]:
 
 def attempts_text(x: Exchange) -> str:
     """`lab/chat overloaded 503, spare/chat ok`: the attempts in their order."""
-    lines = [f"{each.deployment} {each.result}{'' if each.status is None else f' {each.status}'}" for each in x.tried]
-    return ", ".join([*lines, f"{x.deployment.name} ok"])
+    return ", ".join([*told(x.tried), f"{x.deployment.name} ok"])
+
+
+def told(tried: Iterable[Tried]) -> list[str]:
+    return [f"{each.deployment} {each.result}{'' if each.status is None else f' {each.status}'}" for each in tried]
 
 
 def stream_headers(x: Exchange) -> dict[str, str]:

@@ -5,7 +5,7 @@ Before a call leaves for its provider, its *intent* (the event that stands if no
 the page cache outlives a killed process; a sync every CONFIRM_S bounds what a power cut could take. Segments rotate; a closed
 one is deleted only when Postgres has everything in it. Each process holds a lock; what a dead process left is adopted by a
 live one: settlements that Postgres lacks are sent again, and intents that nobody settled become estimated events. Both are
-idempotent by event id.
+idempotent by event id. Settlements that Redis had not heard of yet are put right there too.
 
     record: u32 length of the rest · u32 CRC-32 of the rest · tag (I intent, S settlement, V void) · event as msgpack
 """
@@ -50,6 +50,7 @@ class Missing(Protocol):
 
 Resend = Callable[[UsageEvent], Awaitable[None]]
 Reap = Callable[[UsageEvent], Awaitable[None]]
+Ended = Callable[[Sequence[UsageEvent]], Awaitable[None]]
 
 
 class WalFull(Exception):
@@ -113,6 +114,15 @@ def read(path: Path) -> Iterator[tuple[bytes, UsageEvent]]:
         at += HEAD.size + length
 
 
+def ends_of(path: Path) -> Iterator[UsageEvent]:
+    """Its settlements, and its void intents at no cost; those stay `estimated`."""
+    for tag, event in read(path):
+        if tag == VOID:
+            yield msgspec.structs.replace(event, cost_nano_usd=0, input_tokens=0, output_tokens=0)
+        elif tag == SETTLEMENT:
+            yield event
+
+
 def settled_ids(path: Path) -> list[str]:
     """Ids of a segment's settlements, without decoding them: an event is an array of at least 16 whose first item is a
     36-letter string, so the id lies between bytes 5 and 41 of its msgpack."""
@@ -138,6 +148,7 @@ class Wal:
         self._closed: list[Segment] = []
         self._open: dict[str, Segment] = {}
         self._locks: dict[str, int] = {}
+        self._adopted: list[Segment] = []
         self._map: mmap.mmap | None = None
         self._written = 0
         self._begun_s = 0.0
@@ -208,12 +219,13 @@ class Wal:
                 segment.orphans.append(event)
                 orphans.append(event)
             self._closed += segments
+            self._adopted += segments
             if not segments:
                 self._unlock(lock.stem)
             log.info("adopted the usage log of %s: %d segments, %d unsettled", lock.stem, len(segments), len(intents))
         return orphans
 
-    async def run(self, missing: Missing, resend: Resend, reap: Reap) -> None:
+    async def run(self, missing: Missing, resend: Resend, reap: Reap, ended: Ended) -> None:
         """Rotate, confirm against Postgres, send again what is missing, adopt the dead; for ever."""
         adopted_s = time.monotonic()
         task = asyncio.current_task()
@@ -224,6 +236,7 @@ class Wal:
                 if time.monotonic() - adopted_s > ADOPT_S:
                     adopted_s = time.monotonic()
                     await self.send_orphans(self.adopt(), resend, reap)
+                    await self.tell_ends(ended)
                 await self.confirm(missing, resend)
             except Exception as error:  # Redis or Postgres is away, or the disk is full: the log waits
                 log.debug("the usage log waits: %s", type(error).__name__)
@@ -233,6 +246,14 @@ class Wal:
         for event in orphans:
             await resend(event)
             await reap(event)
+
+    async def tell_ends(self, ended: Ended) -> None:
+        """How dead processes' calls ended, void intents as such that cost nothing: their last settlements never left."""
+        while self._adopted:
+            ends = list(ends_of(self._adopted[0].path))
+            for start in range(0, len(ends), BATCH):
+                await ended(ends[start : start + BATCH])
+            self._adopted.pop(0)
 
     async def confirm(self, missing: Missing, resend: Resend) -> None:
         """Delete closed segments that Postgres has; send again what it lacks after RESEND_AFTER_S."""

@@ -22,6 +22,8 @@ OPEN_S = 2.0
 FAILURES = 5
 PROFILE = {"failures": FAILURES, "open_s": OPEN_S, "longest_open_s": OPEN_S}
 LONG = float(os.environ.get("CHAOS_TIMES", "1"))
+STOPPED_S = 1.25
+ROUNDS = 5
 
 
 pytestmark = pytest.mark.chaos
@@ -60,15 +62,53 @@ async def test_every_call_is_answered_while_a_provider_is_down(cluster: Cluster,
     assert {each.status for each in down} == {200}
     asked = [record.received_at for record in cluster.provider.requests if record.received_at >= failed_at]
     threshold_at = asked[2 * FAILURES - 1]  # a 503 counts half
-    late = [at for at in asked if at > threshold_at + 1.25]
+    late = [at for at in asked if at > threshold_at + STOPPED_S]
     periods = (time.time() - threshold_at) / (0.8 * OPEN_S)
     assert len(late) <= periods + 1, "more than one probe an open period"
     total = len(cluster.provider.requests) + len(spare.requests)
     amplification = total / len(crowd.seen)
-    slow = [each.ended - each.began for each in down if each.began > threshold_at + 1.25]
+    slow = [each.ended - each.began for each in down if each.began > threshold_at + STOPPED_S]
     quick = [each.ended - each.began for each in well]
     print(f"amplification {amplification:.3f}, p99 {percentile(quick, 0.99):.4f} s well, {percentile(slow, 0.99):.4f} s open")
     assert amplification <= 1.11
+
+
+async def test_from_the_threshold_on_nothing_reaches_an_open_deployment(cluster: Cluster, spare: Upstream) -> None:
+    """With an open period that outlasts the test: not even a probe. Failures take their time, so many are under way."""
+    shut = {"failures": FAILURES, "open_s": 600, "longest_open_s": 600}
+    await cluster.apply(connections=[each | {"profile": shut} for each in connections(cluster, spare)])
+    crowd = Crowd(cluster)
+    await crowd.run(seconds=2, rate=60)
+    cluster.provider.fail("slow-head-200+fail-500")
+    failed_at = time.time()
+    down = await crowd.run(seconds=8 * LONG, rate=60)
+    assert {each.status for each in down} == {200}
+    asked = [record.received_at for record in cluster.provider.requests if record.received_at >= failed_at]
+    threshold_at = asked[FAILURES - 1] + 0.2
+    late_s = [at - threshold_at for at in asked if at > threshold_at]
+    after = sum(each.began > threshold_at + STOPPED_S for each in down)
+    last_s = max(late_s, default=0.0)
+    print(f"{len(asked)} calls met the failure, the last {last_s * 1000:.0f} ms after the threshold; then 0 of {after}")
+    assert last_s <= STOPPED_S
+    assert after > 200
+
+
+async def test_an_open_breaker_adds_two_milliseconds_at_most(cluster: Cluster, spare: Upstream) -> None:
+    """Calls of the model that is down beside calls of its fallback itself, in turn, so that both meet the same machine."""
+    shut = {"failures": FAILURES, "open_s": 600, "longest_open_s": 600}
+    await cluster.apply(connections=[each | {"profile": shut} for each in connections(cluster, spare)])
+    cluster.provider.fail("fail-500")
+    await Crowd(cluster).run(seconds=2, rate=40)
+    before, added_s = len(cluster.provider.requests), []
+    for _ in range(ROUNDS):
+        around, straight = Crowd(cluster), Crowd(cluster, model="spare/chat")
+        await asyncio.gather(*(crowd.run(seconds=6, rate=40) for crowd in (around, straight)))
+        p99_s = [percentile([each.ended - each.began for each in crowd.seen], 0.99) for crowd in (around, straight)]
+        added_s.append(p99_s[0] - p99_s[1])
+    added_s.sort()
+    print(f"added at the 99th percentile: {', '.join(f'{each * 1000:+.1f}' for each in added_s)} ms")
+    assert len(cluster.provider.requests) == before
+    assert added_s[ROUNDS // 2] <= 0.002
 
 
 async def test_one_probe_an_open_period_and_the_first_success_lets_everybody_back(cluster: Cluster, spare: Upstream) -> None:

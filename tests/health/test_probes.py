@@ -222,3 +222,19 @@ async def test_a_429_lets_the_next_probe_go_when_the_connection_has_cooled_down(
         await until(lambda: one.standing(lab) == "half_open_due")
         assert one.health.marks[lab.key].trips == trips
         assert await one.claimed(lab)
+
+
+async def test_a_probe_that_was_not_sent_is_due_again_when_it_is_put_off_to(redis_url: str) -> None:
+    lab = deployment(profile=QUICK)
+    async with nodes(redis_url, 2) as (one, two):
+        one.fail(lab, 2)
+        await until(lambda: one.standing(lab) == "half_open_due")
+        probe = await one.claimed(lab)
+        trips = two.health.marks[lab.key].trips
+        one.health.give_back(probe, 0.4)
+        await until(lambda: two.standing(lab) == "open")
+        assert await two.health.claim(lab) is None
+        assert 0.2 < await until(lambda: two.standing(lab) == "half_open_due") < 2
+        assert two.health.marks[lab.key].trips == trips
+        one.health.give_back(await one.claimed(lab))
+        assert await two.claimed(lab)  # at once

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from services.cli.__main__ import main
 from shared.store import tenants
 from tests.health.nodes import LIMITED, REFUSED, Node, deployment, nodes, until
-from tests.hosts.cluster import Cluster, running
+from tests.hosts.cluster import Cluster, call, client, running
 
 URL = "/api/resilience"
 SECRET_OF_THE_PROVIDERS = b"sk-secret-1234"
@@ -95,6 +95,34 @@ async def test_an_administrator_sees_and_undoes_everything_on_every_node(cluster
     assert await audited(cluster) == [
         ("reset", "connection b", admin.id), ("unlock", "connection lab", admin.id), ("reset", "deployment lab/x", admin.id)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("limits", [{}, {"limits": {"rpm": 6000}}])
+@pytest.mark.parametrize(("fault", "status", "attempts"), [
+    ("fail-429-retry-600", 429, "lab/chat rate_limited 429"),
+    ("fail-503-retry-600", 503, "lab/chat overloaded 503"),  # a pause alone: the breaker stays closed, nothing cools down
+])  # fmt: skip
+async def test_unlocking_ends_the_pause_that_a_provider_asked_for_on_every_node(
+    cluster: Cluster, limits: dict[str, Any], fault: str, status: int, attempts: str
+) -> None:
+    entry = {"name": "lab", "provider": "custom", "prefix": "lab", "base_url": cluster.provider.url, "api_key": "env:LAB_KEY"}
+    await cluster.apply(connections=[entry | limits])
+    cluster.provider.fail(fault, times=1)
+    async with client(cluster) as one, client(cluster, 1) as other:
+        refused, headers, _ = await one.chat(call())
+        assert (refused, headers["x-waystation-attempts"]) == (status, attempts)
+        await asyncio.sleep(0.3)
+        began_s = time.monotonic()
+        assert [(await each.chat(call(), x_waystation_deadline_s="1"))[0] for each in (one, other)] == [429, 429]
+        waiting = asyncio.ensure_future(other.chat(call(), x_waystation_deadline_s="900"))
+        await asyncio.sleep(0.1)
+        assert (await command(cluster, "unlock", "lab")).stdout == "unlocked lab\n"
+        assert (await command(cluster, "unlock", "lab")).exit_code == 1
+        await asyncio.sleep(0.3)
+        assert [(await each.chat(call()))[0] for each in (one, other)] == [200, 200]
+        assert (await waiting)[0] in (200, 429)  # 429: it would have had to wait too long
+        assert time.monotonic() - began_s < 20
+    assert len(cluster.provider.requests) in (3, 4)
 
 
 async def test_nobody_else_may_and_what_is_wrong_is_named(cluster: Cluster, node: Node) -> None:

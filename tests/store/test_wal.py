@@ -43,6 +43,8 @@ class Books:
         self.booked: set[str] = set()
         self.sent: list[UsageEvent] = []
         self.reaped: list[UsageEvent] = []
+        self.ends: list[UsageEvent] = []
+        self.away = False
 
     async def missing(self, event_ids: Sequence[str], *, estimated: bool) -> set[str]:
         return set(event_ids) - self.booked
@@ -52,6 +54,11 @@ class Books:
 
     async def reap(self, made: UsageEvent) -> None:
         self.reaped.append(made)
+
+    async def ended(self, made: Sequence[UsageEvent]) -> None:
+        if self.away:
+            raise ConnectionError
+        self.ends += made
 
 
 async def test_a_segment_goes_only_when_postgres_has_all_of_it_and_no_call_in_it_is_open(tmp_path: Path) -> None:
@@ -108,6 +115,13 @@ async def test_a_live_process_adopts_what_a_killed_one_left(tmp_path: Path) -> N
     assert {made.event_id for made in wal.unconfirmed()} == {settled_id, lost_id}
     await wal.send_orphans(orphans, books.resend, books.reap)
     assert books.sent == books.reaped == orphans
+    books.away = True
+    with pytest.raises(ConnectionError):
+        await wal.tell_ends(books.ended)
+    books.away = False
+    for _ in range(2):
+        await wal.tell_ends(books.ended)
+    assert [(made.event_id, made.cost_nano_usd) for made in books.ends] == [(settled_id, 5)]
     books.booked |= {settled_id, lost_id}
     await wal.confirm(books.missing, books.resend)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["n2-00000001.wal", "n2.lock"]
@@ -132,15 +146,19 @@ async def test_an_intent_that_came_to_nothing_is_nobodys(tmp_path: Path, monkeyp
     wal.close()
 
 
-def test_a_killed_processes_void_intent_is_no_orphan(tmp_path: Path) -> None:
+async def test_a_killed_processes_void_intent_is_no_orphan(tmp_path: Path) -> None:
     dead = (
         "import sys, os; from pathlib import Path; from tests.store.test_wal import *;"
         "wal = Wal.open(Path(sys.argv[1]), 'n1'); a, b = event(), event(); intend(wal, a); intend(wal, b);"
-        "wal.void(a, encode_event(a)); print(b.event_id, flush=True); os._exit(9)"
+        "wal.void(a, encode_event(a)); print(b.event_id, a.event_id, flush=True); os._exit(9)"
     )
     left = subprocess.run([sys.executable, "-c", dead, str(tmp_path)], capture_output=True, text=True, check=False)
     wal = Wal.open(tmp_path, "n2")
-    assert [each.event_id for each in wal.adopt()] == left.stdout.split()
+    lost_id, void_id = left.stdout.split()
+    assert [each.event_id for each in wal.adopt()] == [lost_id]
+    books = Books()
+    await wal.tell_ends(books.ended)
+    assert [(each.event_id, each.cost_nano_usd, each.output_tokens) for each in books.ends] == [(void_id, 0, 0)]
     wal.close()
 
 

@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cli.engines import EmbeddedPostgres
 from services.worker.reaper import Reaping, reap
+from shared.admission.reap import Reaper
 from shared.domain.limits import Scope
 from shared.domain.usage import EventKind, UsageEvent, decode_event
 from shared.store import keys, ledger
-from tests.admission.nodes import ORGANISATION, Node, budget_cell, node
+from tests.admission.nodes import HARD, ORGANISATION, Node, budget_cell, new_event, node
 
 SLOTS = keys.concurrency(ORGANISATION, Scope.ORGANISATION, ORGANISATION)
 
@@ -76,6 +77,40 @@ async def test_a_truth_that_comes_after_all_corrects_budget_and_ledger_alike(
     booked = await ledger.book(pool, await sent(redis))
     assert (booked.inserted, booked.adjusted) == (1, 0)  # in one batch the truth needs no correction
     assert sum(row["cost_nano_usd"] for row in await ledger.usage(pool)) == 120
+
+
+@pytest.mark.parametrize("reaped_first", [False, True])
+async def test_an_end_that_a_killed_node_could_not_tell_is_told_by_its_log(
+    serving: Node, redis: Redis, pool: AsyncEngine, reaped_first: bool
+) -> None:
+    """Before its reservation is reaped or after it; told once more, it changes nothing."""
+    made, void, alive = await serving.admitted(700), await serving.admitted(500), await serving.admitted(300)
+    boot = serving.presence.boot
+    assert boot is not None
+    ends = [
+        new_event(120, event_id=made.event.event_id),
+        new_event(0, event_id=void.event.event_id, kind=EventKind.ESTIMATED),
+        new_event(90),  # of another call, which Redis had heard of
+    ]
+    if reaped_first:
+        await forsake(redis, made.event.event_id)
+        await Reaping(redis, pool).once()
+    reaper = Reaper(redis)
+    assert [await reaper.ended(ends, boot, lambda _: [HARD]) for _ in range(2)] == [2, 0]
+    held = await budget_cell(redis)
+    assert (held["spent"], held["reserved"]) == ("120", "300")
+    assert await redis.zrange(SLOTS, 0, -1) == [alive.event.event_id.encode()]
+    assert await redis.zrange(keys.reservations(ORGANISATION), 0, -1) == [alive.event.event_id.encode()]
+
+
+async def test_an_estimate_of_what_never_left_stands_as_in_the_ledger(serving: Node, redis: Redis, pool: AsyncEngine) -> None:
+    void = await serving.admitted(700)
+    await forsake(redis, void.event.event_id)
+    await Reaping(redis, pool).once()
+    assert serving.presence.boot is not None
+    end = new_event(0, event_id=void.event.event_id, kind=EventKind.ESTIMATED)
+    assert await Reaper(redis).ended([end], serving.presence.boot, lambda _: [HARD]) == 0
+    assert (await budget_cell(redis))["spent"] == "700"
 
 
 async def test_a_record_that_cannot_be_read_does_not_stop_other_organisations(

@@ -165,6 +165,13 @@ class Health:
         except Exception:
             log.exception("health could not be told")
 
+    def give_back(self, probe: Probe, put_off_s: float = 0.0) -> None:
+        """It was not sent: the next call may probe, `put_off_s` from now. Never waits, never raises."""
+        try:
+            self._end(probe, delay_ms=int(put_off_s * 1000))
+        except Exception:
+            log.exception("health could not be told")
+
     async def look(self) -> None:
         """See the shared board now. Raises RedisError, OSError or TimeoutError."""
         await self._cluster.look()

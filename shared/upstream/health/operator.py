@@ -7,19 +7,21 @@ from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.domain.health import Mark, MarkState
 from shared.routing.breaker import Clear
 from shared.store import tenants
 from shared.upstream.health.script import Call, Look, call_of, look_call, read_look, source
+from shared.upstream.slots.pauses import end_pauses, paused
 
 CONNECTIONS = frozenset({MarkState.COOLING, MarkState.LOCKED})
 
 
 class Undo(StrEnum):
     UNLOCK = "unlock"
-    """Connections: locks and cooldowns."""
+    """Connections: locks, cooldowns, and pauses that providers asked for (slots/pauses.py)."""
     RESET = "reset"
     """Those, and breakers."""
 
@@ -57,7 +59,8 @@ async def undo(redis: Redis, pool: AsyncEngine, what: Undo, name: str | None, *,
     deployment's `prefix/model-id` or id. The names of what was freed; written to the audit log, or nothing is done."""
     look = await _look(redis)
     found = {subject: mark for subject, mark in _by_age(look) if _meant(subject, mark, what, name)}
-    if not found:
+    resting = {each: its_name for each, its_name in (await _paused(redis, pool, name)).items() if each not in found}
+    if not (found or resting):
         return []
     async with pool.begin() as connection:
         for mark in found.values():
@@ -66,8 +69,20 @@ async def undo(redis: Redis, pool: AsyncEngine, what: Undo, name: str | None, *,
                 connection, what.value, f"{kind} {name_of(mark)}", by=by, of=mark.connection, state=mark.state.value,
                 reason=mark.reason(),
             )  # fmt: skip
-        await _eval(redis, call_of(Clear(subjects=tuple(found))))
-    return [name_of(mark) for mark in found.values()]
+        for its_name in resting.values():
+            await tenants.audit(connection, what.value, f"connection {its_name}", by=by, of=its_name, state="paused")
+        await end_pauses(redis, [*resting, *(each for each, mark in found.items() if mark.state in CONNECTIONS)])
+        if found:
+            await _eval(redis, call_of(Clear(subjects=tuple(found))))
+    return [*(name_of(mark) for mark in found.values()), *resting.values()]
+
+
+async def _paused(redis: Redis, pool: AsyncEngine, name: str | None) -> dict[str, str]:
+    """Connections (`name`: a name or id; None: any) whose providers asked for a pause that is not over: id → name."""
+    async with pool.connect() as connection:
+        rows = await connection.execute(text("SELECT id, name FROM connections ORDER BY name"))
+        names = {row.id: row.name for row in rows if name is None or name in (row.id, row.name)}
+    return {each: names[each] for each in await paused(redis, tuple(names))}
 
 
 def _meant(subject: str, mark: Mark, what: Undo, name: str | None) -> bool:

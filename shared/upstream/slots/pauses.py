@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from redis.asyncio import Redis
 
 from shared.clock import Clock
 from shared.store import keys
 from shared.store.redis import Lane, bulk
+from shared.upstream.slots.cells import EPOCH_S
 
 AFTER_S = 0.25
 """How long after its end a pause still sends calls to the queue, and how often it is seen whether some still wait there."""
@@ -33,10 +34,16 @@ class Pauses:
         self._lane.post(b"*4\r\n" + bulk(b"HSET", keys.SLOTS_LEARNED, name, until))
         self._lane.post(b"*3\r\n" + bulk(b"PUBLISH", keys.SLOTS_CHANNEL, b"%b\n%d" % (name, pause_ms)))
 
-    def hear(self, text: str) -> None:
-        """What another node shared."""
+    def hear(self, text: str) -> str | None:
+        """What another node shared. The connection whose pause somebody ended, if that is it."""
         connection_id, pause_ms = text.split("\n")
-        self.remember(connection_id, int(pause_ms) / 1000)
+        if int(pause_ms):
+            self.remember(connection_id, int(pause_ms) / 1000)
+            return None
+        if connection_id in self.until_s:
+            self.until_s[connection_id] = self._clock.monotonic_s()
+            asyncio.get_running_loop().call_later(AFTER_S, self._forget, connection_id)
+        return connection_id
 
     def remember(self, connection_id: str, pause_s: float) -> None:
         known_s = self.until_s.get(connection_id)
@@ -60,3 +67,25 @@ class Pauses:
             asyncio.get_running_loop().call_later(max(left_s, AFTER_S), self._forget, connection_id)
         else:
             self.until_s.pop(connection_id, None)
+
+
+async def paused(redis: Redis, connection_ids: Sequence[str]) -> list[str]:
+    """Those of the connections whose providers want to be left alone now. Raises RedisError."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    for connection_id in connection_ids:
+        pipe.hget(keys.slots(connection_id)[0], "p")  # type: ignore[arg-type]
+    (seconds, micros), *until = await pipe.execute()
+    now_us = (seconds - EPOCH_S) * 1_000_000 + micros
+    return [name for name, at in zip(connection_ids, until, strict=True) if at is not None and float(at) > now_us]
+
+
+async def end_pauses(redis: Redis, connection_ids: Iterable[str]) -> None:
+    """An operator knows better than the provider said: on all nodes at once, also of connections with limits. Raises
+    RedisError."""
+    pipe = redis.pipeline(transaction=False)
+    for connection_id in connection_ids:
+        pipe.hdel(keys.slots(connection_id)[0], "p")  # type: ignore[arg-type]
+        pipe.hdel(keys.SLOTS_LEARNED, connection_id)  # type: ignore[arg-type]
+        pipe.publish(keys.SLOTS_CHANNEL, f"{connection_id}\n0")
+    await pipe.execute()

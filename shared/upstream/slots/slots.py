@@ -234,7 +234,10 @@ class Slots:
 
     def _hear(self, channel: bytes, text: str) -> None:
         if channel == keys.SLOTS_CHANNEL:
-            self._pauses.hear(text)
+            ended = self._pauses.hear(text)
+            waited_for = None if ended is None else self._lines.get(ended)
+            if waited_for is not None:
+                self._plan(waited_for, 0, True)
             return
         said = text.split("\n")
         line = self._lines.get(said[0])
