@@ -125,6 +125,7 @@ def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:
         turn=load.turn if counted else load.peek,
         needs=read_needs(asked.wire_format, asked.operation, asked.envelope, asked.call),
         quota_left=seen.quota_left,
+        recent_outage=load.recent_outage,
         prefix=fingerprint(asked.envelope.fields) if route is not None and route.affinity else None,
         most=MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts,
     )

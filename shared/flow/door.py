@@ -10,12 +10,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.domain.health import Standing
+from shared.domain.failure import FailureClass
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
 from shared.flow import leave, record, slot
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
+
+
+OUTAGE = frozenset(
+    {
+        FailureClass.CONNECT, FailureClass.OVERLOADED, FailureClass.PROVIDER_FAULT, FailureClass.FIRST_BYTE_TIMEOUT,
+        FailureClass.IDLE_TIMEOUT, FailureClass.CUT, FailureClass.MALFORMED,
+    }
+)  # fmt: skip
+"""What makes an outage: the provider is there for nobody. A limit or a refused credential is something else."""
 
 
 class Skipped(Refused):
@@ -40,7 +50,7 @@ def go(x: Exchange) -> None:
     x.entered = False
     gateway, deployment = x.gateway, x.deployment
     slot.released(x)
-    gateway.load.ended(deployment.key, speed_of(x))
+    gateway.load.ended(deployment.key, speed_of(x), failed=x.failure is not None and x.failure.failure_class in OUTAGE)
     gateway.health.report(deployment, x.failure, neutral=says_nothing(x), probe=x.probe)
     x.probe = None
 

@@ -40,6 +40,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     turn: Callable[[str], int]
     needs: Needs = NO_NEEDS
     quota_left: Callable[[Deployment], float | None] | None = None
+    recent_outage: Callable[[str], bool] | None = None
+    """Of a deployment's key."""
     most: int = 5
     """How many will be tried: beyond them, order does not matter."""
     prefix: int | None = None
@@ -146,6 +148,22 @@ def quota_aware(choice: Choice, members: Members, inputs: Inputs) -> Order:
     return order, {at: parts[at] for at in order[: inputs.most]}
 
 
+def price_weighted(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    """OpenRouter's balance. What costs nothing goes before all that costs something, an unknown price after it."""
+    costs, failing = expected_costs(members.deployments, inputs.needs), inputs.recent_outage
+    tiers: list[list[int]] = [[], [], [], [], [], []]
+    for at, (each, cost) in enumerate(zip(members.deployments, costs, strict=True)):
+        known = 0 if cost <= 0 else 2 if cost == UNKNOWN else 1
+        tiers[known + (3 if failing is not None and failing(each.key) else 0)].append(at)
+    order: list[int] = []
+    for tier, among in enumerate(tiers):
+        if among:
+            cheapest = min(costs[at] for at in among)
+            weights = [(cheapest / costs[at]) ** 2 if tier % 3 == 1 else 1 for at in among]
+            order += [among[at] for at in _drawn(weights, inputs)]
+    return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
+
+
 RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
     Strategy.PRIORITY: priority,
     Strategy.ROUND_ROBIN: round_robin,
@@ -156,6 +174,7 @@ RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
     Strategy.CHEAPEST: cheapest,
     Strategy.FASTEST: fastest,
     Strategy.QUOTA_AWARE: quota_aware,
+    Strategy.PRICE_WEIGHTED: price_weighted,
 }
 
 
