@@ -54,6 +54,7 @@ async def serve(
         provider=provider,
         sse=sse,
         openrouter=openrouter,
+        session=headers.get("x-session-id") if openrouter else None,
         deadline=headers.get("x-waystation-deadline-s"),
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )

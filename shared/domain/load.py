@@ -33,7 +33,7 @@ class Figures:
         self.tokens_per_s = tokens_per_s
         self.measured_s = measured_s
         self.failures = self.calls = 0.0
-        """Calls that its provider failed, and all of them, since the first of those failures; older ones count less and less."""
+        """Calls that its provider failed, and all of them, since the first of those; older ones count less and less."""
         self.failed_s = -1.0
         """When the last failure was."""
 

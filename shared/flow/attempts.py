@@ -15,7 +15,7 @@ from shared.domain.catalogue import Deployment
 from shared.domain.failure import FailureClass
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome
-from shared.flow import attempt, door, hedge, paid, record, relay
+from shared.flow import attempt, door, hedge, paid, record, relay, sessions
 from shared.routing.plan import CURABLE
 
 if TYPE_CHECKING:
@@ -32,12 +32,16 @@ async def answer(x: Exchange) -> None:
         begin(x, x.plan[x.attempts])
         try:
             await (hedge.Race(x).run() if hedge.wanted(x) else once(x))
+            if x.session is not None:
+                sessions.ended(x)
             return
         except Refused as refused:
             if told is None or x.failure is not None:
                 told = refused
             soonest_s = sooner_s(x, soonest_s)
             if x.attempts == len(x.plan) or x.sink.started or not await goes_on(x, refused):
+                if x.session is not None:
+                    sessions.ended(x)
                 raise again_after(told, soonest_s, x.gateway.clock.monotonic_s()) from None
         forget(x)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.domain.health import Standing
 from shared.domain.failure import FailureClass
+from shared.domain.health import Standing
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
 from shared.flow import leave, record, slot

@@ -149,6 +149,7 @@ def _quirks(table: _Table) -> Quirks:
         think_tags=table.flag("think_tags") is True,
         takes_routing=table.flag("takes_routing") is True,
         forbids_by_model=table.flag("forbids_by_model") is True,
+        most_messages=table.count("most_messages", most=10**9),
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
         schema_drop=tuple(table.texts("schema_drop")),

@@ -46,6 +46,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     """How many will be tried: beyond them, order does not matter."""
     prefix: int | None = None
     """Of a route with affinity: what stands for the beginning of the request; it then decides instead of the strategy."""
+    session: int | None = None
+    """Of a call that shall go where its session went: its number stands for the counters, and `chance` draws from it."""
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -61,7 +63,13 @@ def arranged(choice: Choice, members: Members, inputs: Inputs) -> Order:
         return [0], {}
     if inputs.prefix is not None:
         return by_prefix(members, inputs.prefix, inputs.figures)
+    if inputs.session is not None and choice.strategy in BY_LOAD:
+        return by_prefix(members, inputs.session, inputs.figures)
     return RULES[choice.strategy](choice, members, inputs)
+
+
+BY_LOAD = frozenset({Strategy.LEAST_USED, Strategy.POWER_OF_TWO})
+"""What they choose changes from call to call, and a session stays: theirs go by rank, which heeds the load as well."""
 
 
 def by_prefix(members: Members, prefix: int, figures: Mapping[str, Figures]) -> Order:
@@ -77,7 +85,8 @@ def priority(choice: Choice, members: Members, inputs: Inputs) -> Order:
 
 def round_robin(choice: Choice, members: Members, inputs: Inputs) -> Order:
     many = len(members.deployments)
-    first = inputs.turn(members.name) // max(1, choice.sticky) % many
+    turn = inputs.turn(members.name) // max(1, choice.sticky) if inputs.session is None else inputs.session
+    first = turn % many
     return [*range(first, many), *range(first)], {}
 
 

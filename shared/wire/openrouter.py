@@ -27,6 +27,7 @@ from shared.wire.codec import Bridge, Tap
 from shared.wire.envelope import Envelope, open_envelope
 from shared.wire.openai_chat import ChatCall
 from shared.wire.openai_chat.reply import FINISH, stop_of
+from shared.wire.preferences import CLIENTS
 from shared.wire.reply import ReplyFacts
 
 NANO_PER_USD = 1_000_000_000
@@ -36,9 +37,9 @@ OWN = frozenset(
         "top_a",
     }
 )  # fmt: skip
-"""Chat's fields that only OpenRouter takes: elsewhere they are left out, since others refuse what they do not know."""
-HEEDED = frozenset({"usage", "session_id", "trace"})
-"""Those of them that want nothing of the answer that it has not got anyway."""
+"""Fields that only OpenRouter takes: elsewhere they are left out, since others refuse what they do not know."""
+HEEDED = frozenset({"usage", "session_id", "trace", "transforms", "plugins"})
+"""Those of them that want nothing of the answer that it has not got anyway, or that were heeded before (wire/extensions.py)."""
 THROUGH_THE_HUB = ("reasoning", "include_reasoning")
 """Fields that a provider of Chat's format may know under another name: with them a call is translated."""
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "error"})
@@ -90,23 +91,31 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
         return "gen-" + self.event_id.replace("-", "")
 
 
+Fitting = Callable[[Envelope], tuple[Envelope, str | None]]
+"""A body made to fit a deployment's context, and what was left out."""
+
+
 class Dressed:
     """A bridge whose answers wear the face (wire/codec.py Bridge)."""
 
-    def __init__(self, bridge: Bridge, face: Face, documents: bytes | None = None) -> None:
+    def __init__(self, bridge: Bridge, face: Face, documents: bytes | None = None, fitting: Fitting | None = None) -> None:
         """`documents`: what is to be ranked, as JSON: its results hold them again."""
-        self._bridge, self._face, self._documents = bridge, face, documents
+        self._bridge, self._face, self._documents, self._fitting = bridge, face, documents, fitting
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
         own = [] if deployment.provider.quirks.takes_routing else [name for name in envelope.fields if name in OWN]
-        if own and self._face.wire_format is WireFormat.OPENAI_CHAT:
+        cut: str | None = None
+        if self._fitting is not None:
+            envelope, cut = self._fitting(envelope)
+        if own and self._face.wire_format in CLIENTS:
             routing = envelope.routing
             envelope = open_envelope(envelope.edited(drop=own))
             envelope.routing = routing
         body, dropped = self._bridge.request_body(envelope, deployment, call, output_cap)
-        return body, [*(name for name in own if name not in HEEDED and name not in dropped), *dropped]
+        told = [*(name for name in own if name not in HEEDED and name not in dropped), *dropped]
+        return body, told if cut is None else [cut, *told]
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""

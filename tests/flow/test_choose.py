@@ -106,7 +106,15 @@ def exchange(made: Snapshot, raw: bytes, world: World | None = None, at: str | N
     entry = made.key("public")
     call = read_facts(WireFormat.OPENAI_CHAT, "chat", opened, None, None)
     return SimpleNamespace(
-        gateway=world or World(), snapshot=made, arrival=arrival, key=entry, envelope=opened, call=call, decision=None
+        gateway=world or World(),
+        snapshot=made,
+        arrival=arrival,
+        key=entry,
+        envelope=opened,
+        call=call,
+        decision=None,
+        extensions=None,
+        session=None,
     )
 
 

@@ -263,7 +263,7 @@ def test_openrouters_own_fields_go_to_openrouter_alone(takes_routing: bool) -> N
     connection = Connection(connection_id="c", name="lab", provider="lab", prefix="lab", base_url="http://x")
     to = Deployment(provider=lab, connection=connection, model=Model(model_id="m", max_output_tokens=100))
     stamp = Stamp(event_id=NUMBER, created_s=1, model="lab/m", native_finish=True)
-    own = {"usage": {"include": True}, "transforms": ["middle-out"], "session_id": "s", "plugins": []}
+    own = {"usage": {"include": True}, "transforms": ["middle-out"], "session_id": "s", "plugins": [], "top_a": 0.1}
     plain = {"model": "lab/m", "messages": [{"role": "user", "content": "hi"}], "safe_prompt": True}
     face = Face(wire_format=WireFormat.OPENAI_CHAT, event_id=NUMBER, provider="Lab", cost=cost)
     for hub in (False, True):
@@ -273,7 +273,7 @@ def test_openrouters_own_fields_go_to_openrouter_alone(takes_routing: bool) -> N
         sent = orjson.loads(body)
         assert {name for name in own if name in sent} == (set(own) if takes_routing else set())
         assert (sent["safe_prompt"], sent["model"]) == (True, "m")
-        assert dropped == ([] if takes_routing else ["transforms", "plugins"])
+        assert dropped == ([] if takes_routing else ["top_a"])
 
 
 def test_a_ranking_has_its_documents_again() -> None:
