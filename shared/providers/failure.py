@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from shared.domain.failure import Failure, FailureClass
+from shared.domain.failure import TOO_LONG, Failure, FailureClass
 from shared.domain.refusal import Reason, Refusal
 
 MOST_RETRY_AFTER_S = 3600.0
@@ -215,13 +215,6 @@ def consequence(failure: Failure, provider: str) -> Refusal:
         reason=Reason.PROVIDER_INVALID, status=502, retry=True, provider=provider,
         message=f"{provider} {what}. Retry, or use another model.",
     )  # fmt: skip
-
-
-TOO_LONG = re.compile(
-    r"context.length.exceeded|maximum context length|prompt is too long|input is too long|too many (?:input )?tokens"
-    r"|exceeds? the (?:model's )?(?:maximum|context|limit)|input token count .{0,40}exceeds",
-    re.IGNORECASE,
-)
 
 
 def in_own_words(refusal: Refusal, failure: Failure, said: str | None) -> Refusal:

@@ -272,6 +272,7 @@ def refusal(plan: Plan) -> Refusal:
         message=f"Nothing is left that could serve {plan.asked[:200]!r}. {'; '.join(told[:MOST_TOLD])}{more}.",
         field=FIELDS.get(rule, field),
         retry=False,
+        rule=rule,
     )
 
 

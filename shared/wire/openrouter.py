@@ -20,6 +20,7 @@ import orjson
 from msgspec.structs import replace
 
 from shared.domain.catalogue import Deployment, WireFormat
+from shared.domain.failure import TOO_LONG
 from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import Usage
 from shared.wire import loose, openai_chat, sse
@@ -30,6 +31,8 @@ from shared.wire.openai_chat.reply import FINISH, stop_of
 from shared.wire.preferences import CLIENTS
 from shared.wire.reply import ReplyFacts
 
+PING = sse.comment(b"OPENROUTER PROCESSING")
+"""What keeps a silent stream alive, as its clients know it."""
 NANO_PER_USD = 1_000_000_000
 OWN = frozenset(
     {
@@ -69,6 +72,21 @@ ERROR_TYPES: dict[Reason, str] = {
     Reason.INTERNAL: "server",
 }
 """OpenRouter's own list; what has no word there is `unmapped`."""
+
+
+EXCLUDED_BY = {
+    "provider.only": ("no_endpoints", "allowed_providers"),
+    "provider.ignore": ("no_endpoints", "allowed_providers"),
+    "provider.order": ("no_endpoints", "allowed_providers"),
+    "provider.free": ("no_endpoints", "max_price"),
+    "provider.max_price": ("constraint_filtered", "max_price"),
+    "provider.quantizations": ("constraint_filtered", "quantization"),
+    "provider.require_parameters": ("constraint_filtered", "require_parameters"),
+    "provider.data_collection": ("privacy_restricted", "data_policy:training"),
+    "provider.zdr": ("privacy_restricted", "data_policy:zdr"),
+}
+"""By the rule that left nothing: what `error.availability` says."""
+COMPRESS = 'Shorten it, or send `"transforms": ["middle-out"]` to have its middle left out.'
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -285,15 +303,35 @@ def encode_refusal(refusal: Refusal, request_id: str | None) -> tuple[int, dict[
 
 
 def error_object(refusal: Refusal) -> dict[str, Any]:
-    """What a provider said in an error of OpenAI's shape is said on."""
-    raw = loose.table(loose.parsed(refusal.raw_body or b""))
-    message = loose.text(loose.table(raw.get("error")).get("message")) or refusal.message
-    metadata: dict[str, Any] = {"error_type": ERROR_TYPES.get(refusal.reason, "unmapped")}
+    """What a provider said in an error of OpenAI's shape is said on; of a prompt that is too long, what helps."""
+    raw = loose.table(loose.table(loose.parsed(refusal.raw_body or b"")).get("error"))
+    message = loose.text(raw.get("message")) or refusal.message
+    reason = refusal.reason
+    if reason is Reason.PROVIDER_REFUSED and (raw.get("code") == "context_length_exceeded" or TOO_LONG.search(message)):
+        reason = Reason.CONTEXT_LENGTH
+    if reason is Reason.CONTEXT_LENGTH:
+        message = f"{message} {COMPRESS}"
+    metadata: dict[str, Any] = {"error_type": ERROR_TYPES.get(reason, "unmapped")}
     if refusal.field is not None:
         metadata["field"] = refusal.field
     if refusal.provider is not None:
         metadata["provider_name"] = refusal.provider
-    return {"code": refusal.status, "message": message, "metadata": metadata}
+    return {"code": refusal.status, "message": message, "metadata": metadata} | _availability(refusal)
+
+
+def _availability(refusal: Refusal) -> dict[str, Any]:
+    """Why there was nobody to ask, in OpenRouter's words."""
+    told: dict[str, Any]
+    if refusal.rule in EXCLUDED_BY:
+        code, by = EXCLUDED_BY[refusal.rule]
+        told = {"code": code, "retryable": False, "excluded_by": [by]}
+    elif refusal.reason is Reason.UNKNOWN_MODEL:
+        told = {"code": "model_not_found", "retryable": False}
+    elif refusal.reason is Reason.UNAVAILABLE:
+        told = {"code": "temporarily_unavailable", "retryable": refusal.retry is True}
+    else:
+        return {}
+    return {"availability": told}
 
 
 def _error_of(error: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_the_middle_goes_first_and_no_more_than_must() -> None:
 def test_system_and_the_last_question_stay_however_long_they_are() -> None:
     turns = [
         said("system", "s" * 4000), said("developer", "d" * 4000), said("user", "first"), said("assistant", "answer"),
-        said("user", "q" * 40_000), CALLS, *RESULTS, said("assistant", "thinking aloud"), said("tool", "x") | {"tool_call_id": "?"},
+        said("user", "q" * 40_000), CALLS, *RESULTS, said("assistant", "hm"), said("tool", "x") | {"tool_call_id": "?"},
     ]  # fmt: skip
     left = shortened(turns, 10)
     assert left == [turns[0], turns[1], turns[4], *turns[-2:]]

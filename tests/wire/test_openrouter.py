@@ -234,7 +234,12 @@ def test_errors_before_and_in_a_stream() -> None:
     status, headers, body = encode_refusal(refusal, "r1")
     assert (status, headers["x-request-id"], headers["x-should-retry"]) == (404, "r1", "false")
     assert orjson.loads(body) == {
-        "error": {"code": 404, "message": "no such model", "metadata": {"error_type": "not_found", "field": "model"}}
+        "error": {
+            "code": 404,
+            "message": "no such model",
+            "metadata": {"error_type": "not_found", "field": "model"},
+            "availability": {"code": "model_not_found", "retryable": False},
+        }
     }
     said = Refusal(
         reason=Reason.PROVIDER_REFUSED, status=422, message="x", provider="Lab", raw_body=b'{"error":{"message":"too odd"}}'
@@ -280,3 +285,34 @@ def test_a_ranking_has_its_documents_again() -> None:
     ranked = {"results": [{"index": 1, "relevance_score": 0.5}, {"index": 0, "document": {"text": "told"}}, {"index": 9}]}
     made = with_documents(ranked, ["a", {"text": "b", "more": 1}])
     assert [each["document"] for each in made["results"]] == [{"text": "b", "more": 1}, {"text": "told"}, {"text": ""}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "by"),
+    [
+        ("provider.only", "no_endpoints", "allowed_providers"), ("provider.max_price", "constraint_filtered", "max_price"),
+        ("provider.zdr", "privacy_restricted", "data_policy:zdr"),
+        ("provider.data_collection", "privacy_restricted", "data_policy:training"),
+        ("provider.quantizations", "constraint_filtered", "quantization"),
+    ],
+)  # fmt: skip
+def test_why_there_is_nobody_to_ask_is_said_in_openrouters_words(rule: str, code: str, by: str) -> None:
+    refusal = Refusal(reason=Reason.NO_DEPLOYMENT, status=404, message="no", field="provider", retry=False, rule=rule)
+    told = orjson.loads(encode_refusal(refusal, None)[2])["error"]["availability"]
+    assert told == {"code": code, "retryable": False, "excluded_by": [by]}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "too much", "code": "context_length_exceeded"},
+        {"message": "This model's maximum context length is 8192 tokens.", "code": 400},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_what_helps(error: dict[str, Any]) -> None:
+    raw = orjson.dumps({"error": error})
+    refusal = Refusal(reason=Reason.PROVIDER_REFUSED, status=400, message="no", retry=False, raw_body=raw)
+    told = orjson.loads(encode_refusal(refusal, None)[2])["error"]
+    assert (told["code"], told["metadata"]) == (400, {"error_type": "context_length_exceeded"})
+    assert told["message"].startswith(error["message"])
+    assert '"transforms": ["middle-out"]' in told["message"]
