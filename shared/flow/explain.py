@@ -85,7 +85,7 @@ def explain(
         entry["at_most_usd"] = str(nano_to_usd(quote.bound.full_nano_usd)) if quote.priced else None
         entry |= standing(seen, deployment)
         if openrouter and wire_format in CLIENTS and operation == "chat":
-            entry |= shortened(envelope, deployment, call, extensions)
+            entry |= shortened(wire_format, envelope, deployment, call, extensions)
     needs = read_needs(wire_format, operation, envelope, call)
     return found | {
         "needs": {
@@ -122,9 +122,11 @@ def session_of(seen: Seen, key: KeyEntry, call: ChatCall, extensions: Extensions
     return Session(number, None if known is None else known.of(number, seen.clock.monotonic_s()))
 
 
-def shortened(envelope: Envelope, deployment: Deployment, call: ChatCall, extensions: Extensions | None) -> dict[str, Any]:
+def shortened(
+    client: WireFormat, envelope: Envelope, deployment: Deployment, call: ChatCall, extensions: Extensions | None
+) -> dict[str, Any]:
     """What would go from the middle of a prompt that is too long for it."""
-    if not middle_out.wanted(None if extensions is None else extensions.compress, deployment, call):
+    if not middle_out.wanted(None if extensions is None else extensions.compress, client, deployment, call):
         return {}
     cut = middle_out.fitted(envelope, deployment, call)
     return {} if cut is None else {"shortened": {"messages": cut.before, "sent": cut.after, "tokens": cut.tokens}}

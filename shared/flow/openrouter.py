@@ -65,7 +65,7 @@ def fitting(x: Exchange) -> Fitting | None:
     """How the prompt is made to fit the attempt's deployment; None where it does, or shall not be touched."""
     x.left_out_bytes = 0
     asked = None if x.extensions is None else x.extensions.compress
-    if x.arrival.operation != "chat" or not middle_out.wanted(asked, x.deployment, x.call):
+    if x.arrival.operation != "chat" or not middle_out.wanted(asked, x.arrival.wire_format, x.deployment, x.call):
         return None
 
     def fitted(envelope: Envelope) -> tuple[Envelope, str | None]:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from shared.domain.catalogue import Deployment
+from shared.domain.catalogue import Deployment, WireFormat
 from shared.wire.envelope import Envelope, open_envelope
 from shared.wire.needs import BYTES_PER_TOKEN, TOKENS_PER_MEDIA, estimated_tokens
 from shared.wire.openai_chat import ChatCall
@@ -45,8 +45,11 @@ class Cut(msgspec.Struct, frozen=True):
         return f"{self.field} ({self.before - self.after} of {self.before})"
 
 
-def wanted(asked: bool | None, deployment: Deployment, call: ChatCall) -> bool:
-    """Whether a call is to be shortened for a deployment: it may be, and seems too long. `asked` None: it does not say."""
+def wanted(asked: bool | None, client: WireFormat, deployment: Deployment, call: ChatCall) -> bool:
+    """Whether a call is to be shortened for a deployment: it may be, and seems too long. `asked` None: it does not say.
+    OpenRouter does so itself, where it hears of it."""
+    if deployment.provider.quirks.takes_routing and deployment.provider.wire_format is client:
+        return False
     context, most = deployment.model.context_tokens, deployment.provider.quirks.most_messages
     if asked is None:
         asked = context is not None and context <= SHORT_TOKENS

@@ -91,7 +91,9 @@ async def test_responses_and_messages_tell_their_cost(cluster: Cluster) -> None:
 
 
 async def test_reasoning_in_openrouters_words_is_said_in_the_providers(cluster: Cluster) -> None:
-    asked = call(model="demo/reasoning", max_tokens=50, reasoning={"effort": "high"}, usage={"include": True}, transforms=[], top_a=1)
+    asked = call(
+        model="demo/reasoning", max_tokens=50, reasoning={"effort": "high"}, usage={"include": True}, transforms=[], top_a=1
+    )
     status, body, reply = await post(cluster, "/api/v1/chat/completions", asked)
     assert (status, reply.headers["x-waystation-dropped"]) == (200, "top_a")
     assert orjson.loads(body)["choices"][0]["message"]["reasoning"]

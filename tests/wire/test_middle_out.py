@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.catalogue import Connection, Deployment, Model, Provider, Quirks
+from shared.domain.catalogue import Connection, Deployment, Model, Provider, Quirks, WireFormat
 from shared.wire import middle_out
 from shared.wire.envelope import open_envelope
 from shared.wire.middle_out import estimated, fitted, shortened, wanted
 from shared.wire.openai_chat import check_call
 
+CHAT = WireFormat.OPENAI_CHAT
 SYSTEM = {"role": "system", "content": "Be short."}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function"}, {"id": "b", "type": "function"}]}
 RESULTS = [{"role": "tool", "tool_call_id": "b", "content": "2"}, {"role": "tool", "tool_call_id": "a", "content": "1"}]
@@ -115,7 +117,15 @@ def test_whatever_is_cut_is_whole(kinds: list[str], systems: int, tokens: int, m
 def test_who_is_shortened(asked: bool | None, context: int | None, most: int | None, expected: bool) -> None:
     body = {"model": "lab/m", "messages": [said("user", "x" * 40_000), said("user", "x" * 40_000)]}
     call = check_call(open_envelope(orjson.dumps(body)))
-    assert wanted(asked, deployment(context, most), call) is expected
+    assert wanted(asked, CHAT, deployment(context, most), call) is expected
+
+
+def test_openrouter_shortens_by_itself_what_it_hears_of() -> None:
+    to = deployment(8192)
+    there = msgspec.structs.replace(to, provider=msgspec.structs.replace(to.provider, quirks=Quirks(takes_routing=True)))
+    call = check_call(open_envelope(orjson.dumps({"model": "lab/m", "messages": [said("user", "x" * 40_000)]})))
+    assert [wanted(True, client, there, call) for client in (CHAT, WireFormat.ANTHROPIC_MESSAGES)] == [False, True]
+    assert wanted(True, CHAT, to, call)
 
 
 @pytest.mark.parametrize("escaped", [False, True])
