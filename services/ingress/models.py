@@ -7,6 +7,7 @@ that OpenRouter's strict SDKs and Anthropic's read as well.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,10 +21,11 @@ from shared.domain.money import Price
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.routing import Route
 from shared.flow.accept import authenticate
+from shared.routing.eligible import of_provider
 from shared.routing.pool import Pool
 from shared.snapshot.snapshot import KeyEntry
 
-PREFIXES = ("/v1/models/", "/v1beta/models/", "/api/v1/models/", "/api/v1/model/")
+PREFIXES = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/api/v1/models/", "/api/v1/model/")
 NO_DATE = "1970-01-01T00:00:00Z"
 NANO = 1_000_000_000
 PER_TOKEN = NANO * 1_000_000
@@ -32,11 +34,15 @@ PER_TOKEN = NANO * 1_000_000
 
 async def every_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The list. Raises Refused."""
-    deployments = listed_for(reader(request, node), node)
+    return listed(request, listed_for(reader(request, node), node))
+
+
+def listed(request: web.BaseRequest, deployments: list[Deployment]) -> web.Response:
+    """A list in the dialect of whoever asks."""
     if of_google(request):
         return json({"models": [google(deployment) for deployment in deployments]})
     entries = [describe(deployment) for deployment in deployments]
-    listed: dict[str, Any] = {
+    told: dict[str, Any] = {
         "object": "list",
         "data": entries,
         "has_more": False,
@@ -46,8 +52,8 @@ async def every_model(request: web.BaseRequest, node: Node) -> web.StreamRespons
         "total_count": len(entries),
     }
     if "client_version" in request.query:
-        listed["models"] = [codex(deployment, at) for at, deployment in enumerate(deployments)]
-    return json(listed)
+        told["models"] = [codex(deployment, at) for at, deployment in enumerate(deployments)]
+    return json(told)
 
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
@@ -62,8 +68,28 @@ async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     if tail == "endpoints":
         told = describe(deployment)
         architecture = told["architecture"] | {"tokenizer": "Other", "instruct_type": None}
-        return json({"data": told | {"description": "", "architecture": architecture, "endpoints": [endpoint(deployment)]}})
+        ends = [endpoint(each) for each in reached(name, key, node)]
+        return json({"data": told | {"description": "", "architecture": architecture, "endpoints": ends}})
     return json(google(deployment) if of_google(request) else describe(deployment))
+
+
+AT_PROVIDER = re.compile(r"/v1/providers/([^/]+)/(?:v1(?:beta|alpha)?/)?models(?:/(.+))?")
+
+
+async def at_provider(request: web.BaseRequest, node: Node) -> web.StreamResponse:
+    """`GET /v1/providers/{provider}/models` and `…/models/{model}`: those of one provider. Raises Refused."""
+    found = AT_PROVIDER.fullmatch(request.path)
+    if found is None:
+        raise refuse(Reason.UNKNOWN_URL, 404, f"There is nothing at {request.path[:200]!r}.", retry=False)
+    key, provider, name = caller(request, node), found[1], found[2]
+    if name is None:
+        return listed(request, [each for each in listed_for(key, node) if of_provider(each, provider)])
+    name = unquote(name)
+    for asked in (name, f"{provider}/{name}"):
+        deployment = named(asked, key, node)
+        if deployment is not None and of_provider(deployment, provider):
+            return json(google(deployment) if of_google(request) else describe(deployment))
+    raise unknown(name)
 
 
 def listed_for(key: KeyEntry | None, node: Node) -> list[Deployment]:
@@ -82,6 +108,13 @@ def named(name: str, key: KeyEntry | None, node: Node) -> Deployment | None:
     if pool is None or not pool.sections[0].groups:
         return None
     return pool.members[0] if pool.route is None else as_model(pool.route, pool)
+
+
+def reached(name: str, key: KeyEntry | None, node: Node) -> tuple[Deployment, ...]:
+    """All that the name leads to, but for fallbacks."""
+    snapshot = node.gateway.snapshot()
+    pool = snapshot.pool(name, NOBODYS) if key is None else snapshot.pool_for(name, key)
+    return () if pool is None else tuple(each for group in pool.sections[0].groups for each in group.members)
 
 
 ROUTER = Provider(name="waystation", title="Waystation", prefix="", base_url=None)
@@ -147,7 +180,7 @@ def reader(request: web.BaseRequest, node: Node) -> KeyEntry | None:
 
 
 def of_google(request: web.BaseRequest) -> bool:
-    return "x-goog-api-key" in request.headers or "key" in request.query or request.path.startswith("/v1beta/")
+    return "x-goog-api-key" in request.headers or "key" in request.query or request.path.startswith(("/v1beta/", "/v1alpha/"))
 
 
 KINDS = {
@@ -236,13 +269,14 @@ def endpoint(deployment: Deployment) -> dict[str, Any]:
     model, provider = deployment.model, deployment.provider
     return {
         "name": f"{provider.title} | {deployment.name}",
+        "connection": deployment.connection.name,
         "model_id": deployment.name,
         "model_name": deployment.name,
         "context_length": model.context_tokens or 0,
         "pricing": pricing(deployment),
         "provider_name": provider.title,
         "tag": provider.name,
-        "quantization": None,
+        "quantization": model.quantization,
         "max_completion_tokens": model.max_output_tokens,
         "max_prompt_tokens": None,
         "supported_parameters": parameters(deployment),
