@@ -24,10 +24,12 @@ from shared.flow.accept import authenticate
 from shared.routing.eligible import of_provider
 from shared.routing.pool import Pool
 from shared.snapshot.snapshot import KeyEntry
+from shared.wire.envelope import invalid_field
 
 PREFIXES = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/api/v1/models/", "/api/v1/model/")
 NO_DATE = "1970-01-01T00:00:00Z"
 NANO = 1_000_000_000
+MOST_LISTED = 1_000
 PER_TOKEN = NANO * 1_000_000
 """A price of nano-USD per million tokens, as USD per token."""
 
@@ -41,19 +43,34 @@ def listed(request: web.BaseRequest, deployments: list[Deployment]) -> web.Respo
     """A list in the dialect of whoever asks."""
     if of_google(request):
         return json({"models": [google(deployment) for deployment in deployments]})
-    entries = [describe(deployment) for deployment in deployments]
+    entries, next_page = page(request, [describe(deployment) for deployment in deployments])
     told: dict[str, Any] = {
         "object": "list",
         "data": entries,
         "has_more": False,
         "first_id": entries[0]["id"] if entries else None,
         "last_id": entries[-1]["id"] if entries else None,
-        "links": {"next": None},
-        "total_count": len(entries),
+        "links": {"next": next_page},
+        "total_count": len(deployments),
     }
     if "client_version" in request.query:
         told["models"] = [codex(deployment, at) for at, deployment in enumerate(deployments)]
     return json(told)
+
+
+def page(request: web.BaseRequest, entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+    """OpenRouter's `?offset=&limit=`, and where the next page is. Elsewhere the list is whole. Raises Refused (400)."""
+    if not at_openrouter(request) or not {"offset", "limit"} & set(request.query):
+        return entries, None
+    numbers = {}
+    for name, least, usual in (("offset", 0, 0), ("limit", 1, MOST_LISTED)):
+        told = request.query.get(name, str(usual))
+        if not told.isascii() or not told.isdigit() or len(told) > 9 or int(told) < least:
+            raise invalid_field(name, f"Invalid value for {name!r}: expected a whole number from {least}.")
+        numbers[name] = int(told)
+    first, end = numbers["offset"], numbers["offset"] + min(numbers["limit"], MOST_LISTED)
+    more = f"{request.path}?offset={end}&limit={end - first}" if end < len(entries) else None
+    return entries[first:end], more
 
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
@@ -68,7 +85,7 @@ async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     if tail == "endpoints":
         told = describe(deployment)
         architecture = told["architecture"] | {"tokenizer": "Other", "instruct_type": None}
-        ends = [endpoint(each) for each in reached(name, key, node)]
+        ends = [endpoint(each, public=key is None) for each in reached(name, key, node)]
         return json({"data": told | {"description": "", "architecture": architecture, "endpoints": ends}})
     return json(google(deployment) if of_google(request) else describe(deployment))
 
@@ -264,18 +281,18 @@ def parameters(deployment: Deployment) -> list[str]:
     return names
 
 
-def endpoint(deployment: Deployment) -> dict[str, Any]:
-    """OpenRouter's entry of one endpoint."""
+def endpoint(deployment: Deployment, *, public: bool) -> dict[str, Any]:
+    """OpenRouter's entry of one endpoint. Its tag is a slug for the preferences of a call (`provider.order` …); what accounts
+    there are is not for everybody."""
     model, provider = deployment.model, deployment.provider
     return {
         "name": f"{provider.title} | {deployment.name}",
-        "connection": deployment.connection.name,
         "model_id": deployment.name,
         "model_name": deployment.name,
         "context_length": model.context_tokens or 0,
         "pricing": pricing(deployment),
         "provider_name": provider.title,
-        "tag": provider.name,
+        "tag": provider.name if public else f"{provider.name}/{deployment.connection.name}",
         "quantization": model.quantization,
         "max_completion_tokens": model.max_output_tokens,
         "max_prompt_tokens": None,

@@ -144,7 +144,7 @@ async def test_coheres(cluster: Cluster, path: str) -> None:
     async with cohere.AsyncClientV2(api_key=cluster.key, base_url=cluster.url() + path) as client:
         chat = await client.chat(model="demo-cohere/chat", messages=USER)
         assert chat.message.content is not None
-        assert chat.message.content[0].text == "You said: Hello!"  # type: ignore[union-attr]
+        assert chat.message.content[0].text == "You said: Hello!"
         said = [each async for each in client.chat_stream(model="demo-cohere/chat", messages=USER)]
         assert (said[0].type, said[-1].type) == ("message-start", "message-end")
         vectors = await client.embed(
@@ -171,8 +171,16 @@ async def test_openrouters_own(cluster: Cluster) -> None:
         128_000,
         len(models["data"]),
     )
+    pages: list[Any] = []
+    path = "/api/v1/models?offset=0&limit=3"
+    while path:
+        page = await got(cluster, path)
+        assert (len(page["data"]) <= 3, page["total_count"]) == (True, models["total_count"])
+        pages += page["data"]
+        path = page["links"]["next"]
+    assert pages == models["data"]
     (endpoint,) = (await got(cluster, "/api/v1/models/demo/chat/endpoints"))["data"]["endpoints"]
-    assert (endpoint["provider_name"], endpoint["pricing"]) == ("Demo", one["pricing"])
+    assert (endpoint["provider_name"], endpoint["tag"].split("/")[0], endpoint["pricing"]) == ("Demo", "demo", one["pricing"])
     assert (await got(cluster, "/api/v1/key"))["data"]["usage"] == 0
     assert (await got(cluster, "/api/v1/credits"))["data"]["total_usage"] == 0
     async with openai_at(cluster, "/api/v1") as client:

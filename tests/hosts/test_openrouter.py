@@ -304,3 +304,29 @@ async def test_an_answer_has_what_openrouters_sdks_need(cluster: Cluster) -> Non
     assert told["id"].startswith("gen-")
     assert told["choices"][0]["native_finish_reason"] == "stop"
     assert told["usage"]["cost"] > 0
+
+
+async def test_every_endpoint_of_a_model_or_route_is_listed_with_a_slug_that_calls_take(cluster: Cluster) -> None:
+    lab = {"provider": "custom", "base_url": cluster.provider.url, "api_key": "env:LAB_KEY", "prefix": "two"}
+    await cluster.apply(
+        connections=[lab | {"name": "eu"}, lab | {"name": "us"}],
+        routes={"fast": {"targets": ["two/chat", "lab/chat"]}},
+    )
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    tags = {}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for name in ("two/chat", "fast"):
+            async with session.get(f"{cluster.url()}/api/v1/models/{name}/endpoints") as reply:
+                tags[name] = [each["tag"] for each in (await reply.json())["data"]["endpoints"]]
+    assert tags == {"two/chat": ["custom/eu", "custom/us"], "fast": ["custom/eu", "custom/us", "custom/lab"]}
+    asked = call("fast", max_tokens=20, provider={"only": ["custom/us"]})
+    assert (await post(cluster, "/api/v1/chat/completions", asked))[0] == 200
+    assert [row["connection"] for row in await cluster.booked(1)] == ["us"]
+
+
+async def test_a_page_that_is_none_is_refused_by_name(cluster: Cluster) -> None:
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for query, field in (("offset=-1", "offset"), ("limit=0", "limit"), ("limit=x", "limit")):
+            async with session.get(f"{cluster.url()}/api/v1/models?{query}") as reply:
+                assert (reply.status, (await reply.json())["error"]["metadata"]["field"]) == (400, field)
