@@ -96,7 +96,8 @@ def seated(plan: Plan, served: str, failed: str) -> Plan:
     first, last = [each for each in fit if each.key == served], [each for each in plan.candidates if each.key == failed]
     if not first and not last:
         return plan
-    rest = [each for each in fit if each not in (*first, *last)]
+    out = {each.key for each in (*first, *last)}
+    rest = [each for each in fit if each.key not in out]
     at = max(1, many - 1)  # the last of those that are asked, not of all
     order = (*first, *rest[:at], *last, *rest[at:])
     return msgspec.structs.replace(plan, candidates=order[:many], spare=order[many:], held=bool(first))

@@ -201,6 +201,7 @@ async def test_a_prompt_beyond_a_short_context_loses_its_middle(cluster: Cluster
         (told,) = (await reply.json())["candidates"]
     assert (told["shortened"]["messages"], told["shortened"]["sent"]) == (26, 10)
     assert 6_000 < told["shortened"]["tokens"] <= 8_192 - 500
+    assert float(told["at_most_usd"]) * 1e9 >= max(row["cost_nano_usd"] for row in rows) > 0
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,21 @@ def test_a_body_is_made_to_fit_with_room_for_the_answer(escaped: bool) -> None:
     assert len(cut.envelope.body) < len(raw)
 
 
+def test_a_provider_that_takes_only_so_many_messages_gets_no_more() -> None:
+    """Wire.md 116: 1,500 messages, of which a tool call lies across the cut."""
+    turns = [said("assistant" if at % 2 else "user", str(at)) for at in range(1500)]
+    turns[499:501] = [CALLS | {"tool_calls": [{"id": "a"}]}, {"role": "tool", "tool_call_id": "a", "content": "1"}]
+    envelope = open_envelope(orjson.dumps({"model": "lab/m", "messages": turns}))
+    call = check_call(envelope)
+    assert wanted(True, CHAT, deployment(None, 1000), call)
+    assert not wanted(None, CHAT, deployment(None, 1000), call)
+    cut = fitted(envelope, deployment(None, 1000), call)
+    assert cut is not None
+    sent = orjson.loads(cut.envelope.body)["messages"]
+    assert sent == [*turns[:499], *turns[1000:]]
+    assert (cut.before, cut.after, cut.told()) == (1500, 999, "messages (501 of 1500)")
+
+
 def test_what_has_no_messages_stays() -> None:
     envelope = open_envelope(orjson.dumps({"model": "lab/m", "input": "x" * 100_000}))
     short = {"model": "lab/m", "messages": [said("user", "x" * 100_000)]}
