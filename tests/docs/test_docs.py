@@ -299,7 +299,7 @@ def test_the_urls_in_the_documentation_are_there() -> None:
     """And every URL for clients of an SDK is in the documentation."""
     text = (ROOT / "docs" / "connect.md").read_text()
     section = text.partition("## URLs")[2].partition("\n## ")[0]
-    told = set()
+    told: set[str] = set()
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 3 and cells[0].startswith("`/"):

@@ -150,6 +150,8 @@ async def test_the_list_of_models_is_public_as_far_as_everybody_may_use_them(clu
         ):
             async with session.get(f"{url}/{path}") as reply:
                 assert reply.status == status, path
+                if path == "shared/chat/endpoints":  # accounts are not for everybody
+                    assert [each["tag"] for each in (await reply.json())["data"]["endpoints"]] == ["custom"]
         async with session.get(url, headers={"Authorization": "Bearer wrong"}) as reply:
             assert reply.status == 401
         for path in ("/v1/models", "/v1beta/models", "/api/models/catalog"):
