@@ -18,7 +18,7 @@ from shared.flow.exchange import Arrival, Gateway, begin, run
 from shared.settings import Settings
 from shared.upstream.head import VALUE
 from shared.wire.codec import FORMATS
-from shared.wire.openrouter import PING
+from shared.wire.openrouter import PING, encode_stream_error
 
 BODY_BYTES_PER_S = 64 * 1024
 """A body may take body_timeout_s plus a second per this many bytes: slow links pass, stalled ones do not."""
@@ -185,7 +185,8 @@ class HttpSink:
 
     async def fail(self, refusal: Refusal) -> None:
         """End a begun stream with an error in its own format."""
-        await self.write(FORMATS[self._wire_format].encode_stream_error(refusal, 0))
+        own = FORMATS[self._wire_format].encode_stream_error
+        await self.write(own(refusal, 0) if self._ping is None else encode_stream_error(refusal))
 
     def finished(self, instead: web.StreamResponse | None, draining: bool) -> web.StreamResponse:
         """The response that aiohttp finishes: `instead` when nothing was begun."""

@@ -345,13 +345,18 @@ def _error_of(error: Any) -> dict[str, Any]:
     }
 
 
-def error_chunk(error: dict[str, Any], face: Face) -> dict[str, Any]:
+def encode_stream_error(refusal: Refusal) -> bytes:
+    """The event that ends a stream which nobody answers any more: this node stops."""
+    return sse.event(orjson.dumps(error_chunk(error_object(refusal), None)))
+
+
+def error_chunk(error: dict[str, Any], face: Face | None) -> dict[str, Any]:
     """The event that ends a stream."""
     choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error", "native_finish_reason": None}
     return {
-        "id": face.generation_id,
+        "id": "" if face is None else face.generation_id,
         "object": "chat.completion.chunk",
-        "provider": face.provider,
+        "provider": "" if face is None else face.provider,
         "error": error,
         "choices": [choice],
     }

@@ -16,7 +16,7 @@ from shared.wire.canonical import Stamp
 from shared.wire.codec import bridge
 from shared.wire.envelope import open_envelope
 from shared.wire.openai_chat import check_call
-from shared.wire.openrouter import Cost, Dressed, Face, encode_refusal, with_documents
+from shared.wire.openrouter import Cost, Dressed, Face, encode_refusal, encode_stream_error, with_documents
 from tests.wire.test_every_codec import cut
 
 NUMBER = "018f4e6a-7b1c-7d2e-9f3a-4b5c6d7e8f90"
@@ -316,3 +316,12 @@ def test_a_prompt_that_is_too_long_is_told_what_helps(error: dict[str, Any]) -> 
     assert (told["code"], told["metadata"]) == (400, {"error_type": "context_length_exceeded"})
     assert told["message"].startswith(error["message"])
     assert '"transforms": ["middle-out"]' in told["message"]
+
+
+def test_a_node_that_stops_says_so_in_openrouters_words() -> None:
+    refusal = Refusal(reason=Reason.OVERLOADED, status=503, message="This node stops.", retry=True)
+    event = encode_stream_error(refusal)
+    told = orjson.loads(event.removeprefix(b"data: "))
+    assert (told["object"], told["choices"][0]["finish_reason"]) == ("chat.completion.chunk", "error")
+    assert told["error"]["code"] == 503
+    assert told["error"]["metadata"] == {"error_type": "provider_overloaded"}
