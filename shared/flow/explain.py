@@ -66,7 +66,7 @@ def explain(
         envelope = open_envelope(orjson.dumps(values | added))
     model = values.get("model")
     call = read_facts(wire_format, operation, envelope, model if type(model) is str else None, False)
-    extensions = read_extensions(envelope) if openrouter and wire_format in CLIENTS else None
+    extensions = read_extensions(envelope, None, operation) if openrouter and wire_format in CLIENTS else None
     asked = Asked(
         snapshot=snapshot, key=key, wire_format=wire_format, operation=operation, envelope=envelope, call=call,
         provider=provider, extensions=extensions, session=session_of(seen, key, call, extensions),

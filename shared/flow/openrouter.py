@@ -25,7 +25,7 @@ def accept(x: Exchange) -> None:
     """What OpenRouter's clients may ask for beside a call. Raises Refused (400)."""
     always_with_usage(x)
     if x.arrival.wire_format in CLIENTS and type(x.envelope) is Envelope:
-        asked = x.extensions = read_extensions(x.envelope, x.arrival.session)
+        asked = x.extensions = read_extensions(x.envelope, x.arrival.session, x.arrival.operation)
         if asked is not None and asked.session is not None:
             x.session = sessions.begin(x, asked.session)
 

@@ -35,7 +35,7 @@ class Extensions(msgspec.Struct, frozen=True, kw_only=True):
     foreign: tuple[Foreign, ...] = ()
 
 
-def read_extensions(envelope: Envelope, session: str | None = None) -> Extensions | None:
+def read_extensions(envelope: Envelope, session: str | None = None, operation: str = "chat") -> Extensions | None:
     """None when the call has none. `session`: of the header `x-session-id`; the body's goes first. Raises Refused, naming the
     field."""
     fields = envelope.fields
@@ -44,6 +44,9 @@ def read_extensions(envelope: Envelope, session: str | None = None) -> Extension
     told = {name: orjson.loads(bytes(fields[name])) for name in FIELDS if name in fields}
     compress = _transforms(told.get("transforms"))
     by_plugin, foreign = _plugins(told.get("plugins"))
+    if operation != "chat" and (compress or by_plugin):
+        name = "plugins" if by_plugin else "transforms"
+        raise invalid_field(name, f"Only the messages of a chat have a middle that can be left out: leave {name!r} out.")
     preset = _text(told, "preset")
     if preset is not None:
         foreign = (*foreign, Foreign("preset", f"there is no preset {preset[:64]!r} here: leave 'preset' out"))

@@ -66,3 +66,11 @@ def test_a_header_that_is_too_long_is_named() -> None:
     with pytest.raises(Refused) as caught:
         read_extensions(envelope(), "s" * 257)
     assert caught.value.refusal.field == "x-session-id"
+
+
+@pytest.mark.parametrize("fields", [{"transforms": ["middle-out"]}, {"plugins": [{"id": "context-compression"}]}])
+def test_only_messages_have_a_middle(fields: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        read_extensions(envelope(**fields), None, "completions")
+    assert [caught.value.refusal.field] == list(fields)
+    assert read_extensions(envelope(transforms=[]), None, "embeddings") == Extensions(compress=False)
