@@ -29,6 +29,7 @@ FORMATS = ("openai-chat", "openai-responses", "anthropic-messages", "gemini", "c
 @click.option("--format", "wire_format", type=click.Choice(FORMATS), default="openai-chat",
               show_default=True, help="The wire format of the body.")  # fmt: skip
 @click.option("--operation", default="chat", show_default=True, help="chat, completions, embeddings, rerank, …")
+@click.option("--openrouter", is_flag=True, help="As at /api/v1, with OpenRouter's extensions.")
 @click.option("--at", help="URL of a node to ask, with the key in WAYSTATION_KEY.")
 @json_option
 @guarded
@@ -39,6 +40,7 @@ def explain(
     model: str | None,
     wire_format: str,
     operation: str,
+    openrouter: bool,
     at: str | None,
     as_json: bool,
 ) -> None:
@@ -50,11 +52,15 @@ def explain(
     body = path.read_bytes() if path is not None else json.dumps({"model": model}).encode()
     if at is not None:
         query = {"format": wire_format, "operation": operation} | ({"key_id": key_id} if key_id is not None else {})
+        query |= {"openrouter": "true"} if openrouter else {}
         found = wait_for(asked(at, query, body))
     else:
         from services.cli.explained import here  # half of the gateway: nothing that other commands should wait for
 
-        found = wait_for(here(settings_here(), key_id, team or "default", body, WireFormat(wire_format), operation))
+        asking = here(
+            settings_here(), key_id, team or "default", body, WireFormat(wire_format), operation, openrouter=openrouter
+        )
+        found = wait_for(asking)
     answer(found, "\n".join(lines(found)), as_json=as_json)
 
 
@@ -79,11 +85,14 @@ def lines(found: dict[str, Any]) -> list[str]:
     """For people."""
     route = f"route {found['route']}, " if found["route"] else ""
     made = [f"{found['asked']}: {route}{found['strategy']}{', in panic: all were unwell' if found['panic'] else ''}"]
+    made[0] += ", where its session was served" if found["held"] else ""
     for number, each in enumerate(found["candidates"], 1):
         price = each["price"]
         parts = [f"{price['input']}/{price['output']} USD" if price else "price unknown"]
         parts += [f"at most {each['at_most_usd']} USD"] if each["at_most_usd"] is not None else []
         parts += [f"score {each['score']:g}"] if "score" in each else []
+        if "shortened" in each:
+            parts += [f"{each['shortened']['sent']} of {each['shortened']['messages']} messages, to fit its context"]
         parts += [each["health"]["state"]] if "health" in each else []
         made.append(f"  {number}. {each['model']} ({each['connection']})  {', '.join(parts)}")
     made += [f"  -  {each['model']} ({each['connection']})  fit, beyond the attempts" for each in found["spare"]]

@@ -35,7 +35,14 @@ class Unseen:
 
 
 async def here(
-    settings: Settings, key_id: str | None, team: str, body: bytes, wire_format: WireFormat, operation: str
+    settings: Settings,
+    key_id: str | None,
+    team: str,
+    body: bytes,
+    wire_format: WireFormat,
+    operation: str,
+    *,
+    openrouter: bool = False,
 ) -> dict[str, Any]:
     async with database(settings) as pool:
         snapshot = build(await configuration.load(pool), registry.load(), built_in(settings))
@@ -53,7 +60,9 @@ async def here(
                 fail(f"there is no team {team!r}")
             entry = snapshot.anonymous(Principal(organisation_id=row.organisation_id, team_id=row.id, key_id=""))
     try:
-        return explaining.explain(Unseen(), snapshot, entry, body, wire_format=wire_format, operation=operation)
+        return explaining.explain(
+            Unseen(), snapshot, entry, body, wire_format=wire_format, operation=operation, openrouter=openrouter
+        )
     except Refused as refused:
         fail(f"{refused.refusal.message}")
 

@@ -115,7 +115,7 @@ async def generation(request: web.BaseRequest, node: Node) -> web.StreamResponse
             Reason.UNKNOWN_URL, 404, f"There is no generation {asked[:200]!r} here, or it is not booked yet.",
             field="id", retry=False,
         )  # fmt: skip
-    return json({"data": _told(event)})
+    return json({"data": _told(event) | {"id": asked}})
 
 
 def _told(event: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/messages/count_tokens": {"POST": counting.messages},
     "/v1/models": {"GET": models.every_model},
     "/v1beta/models": {"GET": models.every_model},
+    "/v1alpha/models": {"GET": models.every_model},
     "/api/models/catalog": {"GET": models.catalogue},
     "/api/v1/models": {"GET": models.every_model},
     "/api/v1/key": {"GET": account.key},
@@ -62,6 +63,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/api/v1/completions": {"POST": inference.completions},
     "/api/v1/embeddings": {"POST": inference.embeddings},
     "/api/v1/messages": {"POST": inference.messages},
+    "/api/v1/messages/count_tokens": {"POST": counting.messages},
     "/api/v1/rerank": {"POST": inference.rerank},
     "/api/v1/audio/speech": {"POST": inference.speech},
     "/api/v1/audio/transcriptions": {"POST": inference.transcriptions},
@@ -79,12 +81,12 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/metrics": {"GET": health.metrics},
 }
 UNDER: dict[str, dict[str, Handler]] = {
-    inference.PROVIDERS: {"POST": inference.at_provider},
+    inference.PROVIDERS: {"GET": models.at_provider, "POST": inference.at_provider},
     requests.REQUESTS: {"GET": requests.show},
     "/v1/responses/": {"GET": responses.show, "DELETE": responses.forget},
     "/v1/models/": {"GET": models.one_model, "POST": inference.gemini},
     "/v1beta/models/": {"GET": models.one_model, "POST": inference.gemini},
-    "/v1alpha/models/": {"POST": inference.gemini},
+    "/v1alpha/models/": {"GET": models.one_model, "POST": inference.gemini},
     "/api/v1/models/": {"GET": models.one_model},
     "/api/v1/model/": {"GET": models.one_model},
 }

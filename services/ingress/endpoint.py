@@ -18,6 +18,7 @@ from shared.flow.exchange import Arrival, Gateway, begin, run
 from shared.settings import Settings
 from shared.upstream.head import VALUE
 from shared.wire.codec import FORMATS
+from shared.wire.openrouter import PING, encode_stream_error
 
 BODY_BYTES_PER_S = 64 * 1024
 """A body may take body_timeout_s plus a second per this many bytes: slow links pass, stalled ones do not."""
@@ -40,7 +41,7 @@ async def serve(
     `model`, `stream` and `provider` are those of the URL, where it has them.
     """
     openrouter = at_openrouter(request)
-    sink = HttpSink(request, streams, wire_format)
+    sink = HttpSink(request, streams, wire_format, ping=PING if openrouter and wire_format is WireFormat.OPENAI_CHAT else None)
     headers = request.headers
     arrival = Arrival(
         operation=operation,
@@ -54,6 +55,7 @@ async def serve(
         provider=provider,
         sse=sse,
         openrouter=openrouter,
+        session=headers.get("x-session-id") if openrouter else None,
         deadline=headers.get("x-waystation-deadline-s"),
         headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
     )
@@ -149,10 +151,11 @@ def query_key(request: Request) -> str | None:
 class HttpSink:
     """A flow's Sink over an aiohttp response. While a write waits for a slow client, `blocked_since_s` says since when."""
 
-    __slots__ = ("_loop", "_request", "_response", "_streams", "_wire_format", "blocked_since_s", "last_write_s")
+    __slots__ = ("_loop", "_ping", "_request", "_response", "_streams", "_wire_format", "blocked_since_s", "last_write_s")
 
-    def __init__(self, request: Request, streams: LiveStreams, wire_format: WireFormat) -> None:
+    def __init__(self, request: Request, streams: LiveStreams, wire_format: WireFormat, ping: bytes | None = None) -> None:
         self._request = request
+        self._ping = ping
         self._wire_format = wire_format
         self._streams = streams
         self._response: Answer | None = None
@@ -182,11 +185,12 @@ class HttpSink:
         """Something that this format's clients ignore. Only whole events are ever written, so it falls between two."""
         self.last_write_s = self._loop.time()
         if isinstance(self._response, StreamAnswer):
-            await self._response.write(FORMATS[self._wire_format].ping)
+            await self._response.write(self._ping or FORMATS[self._wire_format].ping)
 
     async def fail(self, refusal: Refusal) -> None:
         """End a begun stream with an error in its own format."""
-        await self.write(FORMATS[self._wire_format].encode_stream_error(refusal, 0))
+        own = FORMATS[self._wire_format].encode_stream_error
+        await self.write(own(refusal, 0) if self._ping is None else encode_stream_error(refusal))
 
     def finished(self, instead: Answer | None, draining: bool) -> Answer:
         """The answer that the connection finishes: `instead` when nothing was begun."""

@@ -19,8 +19,8 @@ from shared.wire.envelope import invalid_field
 
 
 async def explain(request: web.BaseRequest, node: Node) -> web.StreamResponse:
-    """`?format=`, `operation=` and `provider=` say which URL the call would go to; `key_id=` or `team=` whose it is. Raises
-    Refused."""
+    """`?format=`, `operation=`, `provider=` and `openrouter=true` (/api/v1) say which URL the call would go to; `key_id=` or
+    `team=` whose it is. Raises Refused."""
     query, gateway = request.query, node.gateway
     entry = caller(request, node)
     snapshot = gateway.snapshot()
@@ -37,6 +37,7 @@ async def explain(request: web.BaseRequest, node: Node) -> web.StreamResponse:
         explaining.explain(
             gateway, snapshot, entry, body,
             wire_format=known[wire_format], operation=query.get("operation", "chat"), provider=query.get("provider"),
+            openrouter=query.get("openrouter") == "true",
         )
     )  # fmt: skip
 

@@ -81,26 +81,29 @@ GEMINI = ("/v1beta/models/", "/v1/models/", "/v1alpha/models/")
 GEMINI_VERBS = {"generateContent": False, "streamGenerateContent": True}
 
 
-async def gemini(request: web.BaseRequest, node: Node) -> web.StreamResponse | Answer:
+async def gemini(
+    request: web.BaseRequest, node: Node, path: str | None = None, provider: str | None = None
+) -> web.StreamResponse | Answer:
     """`POST /v1beta/models/{model}:generateContent`, `:streamGenerateContent` (Google): model and verb are in the URL."""
-    model, verb = of_gemini(request)
+    model, verb = of_gemini(request.path if path is None else path)
     if verb == "countTokens":
         return await counting.gemini(request, node, model)
     if verb in ("embedContent", "batchEmbedContents"):
-        return await serve(request, node.gateway, node.streams, Operation.EMBEDDINGS, WireFormat.GEMINI, model=model)
+        return await serve(
+            request, node.gateway, node.streams, Operation.EMBEDDINGS, WireFormat.GEMINI, model=model, provider=provider
+        )
     if verb not in GEMINI_VERBS:
         raise refuse(Reason.UNKNOWN_URL, 404, f"There is no {verb[:60]!r} here for Gemini's clients.", retry=False)
     sse = request.query.get("alt") == "sse"
     stream = GEMINI_VERBS[verb]
     return await serve(
         request, node.gateway, node.streams, Operation.CHAT, WireFormat.GEMINI,
-        model=model, stream=stream, sse=sse or not stream,
+        model=model, stream=stream, sse=sse or not stream, provider=provider,
     )  # fmt: skip
 
 
-def of_gemini(request: web.BaseRequest) -> tuple[str, str]:
+def of_gemini(path: str) -> tuple[str, str]:
     """Model and verb of `…/models/{model}:{verb}`; slashes in the model may come raw or as %2F. Raises Refused (404)."""
-    path = request.path
     tail = unquote(next((path.removeprefix(prefix) for prefix in GEMINI if path.startswith(prefix)), ""))
     model, colon, verb = tail.removeprefix("models/").rpartition(":")
     if not colon or not model:
@@ -119,13 +122,22 @@ AT_PROVIDER: dict[str, tuple[str, WireFormat]] = {
     "rerank": (Operation.RERANK, WireFormat.OPENAI_CHAT),
     "audio/speech": (Operation.SPEECH, WireFormat.OPENAI_CHAT),
     "audio/transcriptions": (Operation.TRANSCRIPTIONS, WireFormat.OPENAI_CHAT),
+    "v2/chat": (Operation.CHAT, WireFormat.COHERE),
+    "v2/embed": (Operation.EMBEDDINGS, WireFormat.COHERE),
+    "v2/rerank": (Operation.RERANK, WireFormat.COHERE),
 }
+"""Anthropic's, Google's and Cohere's SDKs put the version behind the base URL that they are given; it may be there or not."""
 PROVIDERS = "/v1/providers/"
 
 
-def at_provider(request: web.BaseRequest, node: Node) -> Awaitable[Answer]:
+def at_provider(request: web.BaseRequest, node: Node) -> Awaitable[web.StreamResponse | Answer]:
     """`POST /v1/providers/{provider}/…`: the same operations, at one provider. Raises Refused (404)."""
     provider, _, tail = request.path.removeprefix(PROVIDERS).partition("/")
+    if provider and ("/" + tail).startswith(GEMINI):
+        return gemini(request, node, "/" + tail, provider)
+    tail = tail.removeprefix("v1/")
+    if provider and tail == "messages/count_tokens":
+        return counting.messages(request, node)
     found = AT_PROVIDER.get(tail)
     if found is None or not provider:
         raise refuse(Reason.UNKNOWN_URL, 404, f"There is nothing at {request.path[:200]!r}.", retry=False)

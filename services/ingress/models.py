@@ -7,6 +7,7 @@ that OpenRouter's strict SDKs and Anthropic's read as well.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,34 +21,56 @@ from shared.domain.money import Price
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.routing import Route
 from shared.flow.accept import authenticate
+from shared.routing.eligible import of_provider
 from shared.routing.pool import Pool
 from shared.snapshot.snapshot import KeyEntry
+from shared.wire.envelope import invalid_field
 
-PREFIXES = ("/v1/models/", "/v1beta/models/", "/api/v1/models/", "/api/v1/model/")
+PREFIXES = ("/v1/models/", "/v1beta/models/", "/v1alpha/models/", "/api/v1/models/", "/api/v1/model/")
 NO_DATE = "1970-01-01T00:00:00Z"
 NANO = 1_000_000_000
+MOST_LISTED = 1_000
 PER_TOKEN = NANO * 1_000_000
 """A price of nano-USD per million tokens, as USD per token."""
 
 
 async def every_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     """The list. Raises Refused."""
-    deployments = listed_for(reader(request, node), node)
+    return listed(request, listed_for(reader(request, node), node))
+
+
+def listed(request: web.BaseRequest, deployments: list[Deployment]) -> web.Response:
+    """A list in the dialect of whoever asks."""
     if of_google(request):
         return json({"models": [google(deployment) for deployment in deployments]})
-    entries = [describe(deployment) for deployment in deployments]
-    listed: dict[str, Any] = {
+    entries, next_page = page(request, [describe(deployment) for deployment in deployments])
+    told: dict[str, Any] = {
         "object": "list",
         "data": entries,
         "has_more": False,
         "first_id": entries[0]["id"] if entries else None,
         "last_id": entries[-1]["id"] if entries else None,
-        "links": {"next": None},
-        "total_count": len(entries),
+        "links": {"next": next_page},
+        "total_count": len(deployments),
     }
     if "client_version" in request.query:
-        listed["models"] = [codex(deployment, at) for at, deployment in enumerate(deployments)]
-    return json(listed)
+        told["models"] = [codex(deployment, at) for at, deployment in enumerate(deployments)]
+    return json(told)
+
+
+def page(request: web.BaseRequest, entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+    """OpenRouter's `?offset=&limit=`, and where the next page is. Elsewhere the list is whole. Raises Refused (400)."""
+    if not at_openrouter(request) or not {"offset", "limit"} & set(request.query):
+        return entries, None
+    numbers = {}
+    for name, least, usual in (("offset", 0, 0), ("limit", 1, MOST_LISTED)):
+        told = request.query.get(name, str(usual))
+        if not told.isascii() or not told.isdigit() or len(told) > 9 or int(told) < least:
+            raise invalid_field(name, f"Invalid value for {name!r}: expected a whole number from {least}.")
+        numbers[name] = int(told)
+    first, end = numbers["offset"], numbers["offset"] + min(numbers["limit"], MOST_LISTED)
+    more = f"{request.path}?offset={end}&limit={end - first}" if end < len(entries) else None
+    return entries[first:end], more
 
 
 async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
@@ -62,8 +85,28 @@ async def one_model(request: web.BaseRequest, node: Node) -> web.StreamResponse:
     if tail == "endpoints":
         told = describe(deployment)
         architecture = told["architecture"] | {"tokenizer": "Other", "instruct_type": None}
-        return json({"data": told | {"description": "", "architecture": architecture, "endpoints": [endpoint(deployment)]}})
+        ends = [endpoint(each, public=key is None) for each in reached(name, key, node)]
+        return json({"data": told | {"description": "", "architecture": architecture, "endpoints": ends}})
     return json(google(deployment) if of_google(request) else describe(deployment))
+
+
+AT_PROVIDER = re.compile(r"/v1/providers/([^/]+)/(?:v1(?:beta|alpha)?/)?models(?:/(.+))?")
+
+
+async def at_provider(request: web.BaseRequest, node: Node) -> web.StreamResponse:
+    """`GET /v1/providers/{provider}/models` and `…/models/{model}`: those of one provider. Raises Refused."""
+    found = AT_PROVIDER.fullmatch(request.path)
+    if found is None:
+        raise refuse(Reason.UNKNOWN_URL, 404, f"There is nothing at {request.path[:200]!r}.", retry=False)
+    key, provider, name = caller(request, node), found[1], found[2]
+    if name is None:
+        return listed(request, [each for each in listed_for(key, node) if of_provider(each, provider)])
+    name = unquote(name)
+    for asked in (name, f"{provider}/{name}"):
+        deployment = named(asked, key, node)
+        if deployment is not None and of_provider(deployment, provider):
+            return json(google(deployment) if of_google(request) else describe(deployment))
+    raise unknown(name)
 
 
 def listed_for(key: KeyEntry | None, node: Node) -> list[Deployment]:
@@ -82,6 +125,13 @@ def named(name: str, key: KeyEntry | None, node: Node) -> Deployment | None:
     if pool is None or not pool.sections[0].groups:
         return None
     return pool.members[0] if pool.route is None else as_model(pool.route, pool)
+
+
+def reached(name: str, key: KeyEntry | None, node: Node) -> tuple[Deployment, ...]:
+    """All that the name leads to, but for fallbacks."""
+    snapshot = node.gateway.snapshot()
+    pool = snapshot.pool(name, NOBODYS) if key is None else snapshot.pool_for(name, key)
+    return () if pool is None else tuple(each for group in pool.sections[0].groups for each in group.members)
 
 
 ROUTER = Provider(name="waystation", title="Waystation", prefix="", base_url=None)
@@ -147,7 +197,7 @@ def reader(request: web.BaseRequest, node: Node) -> KeyEntry | None:
 
 
 def of_google(request: web.BaseRequest) -> bool:
-    return "x-goog-api-key" in request.headers or "key" in request.query or request.path.startswith("/v1beta/")
+    return "x-goog-api-key" in request.headers or "key" in request.query or request.path.startswith(("/v1beta/", "/v1alpha/"))
 
 
 KINDS = {
@@ -231,8 +281,9 @@ def parameters(deployment: Deployment) -> list[str]:
     return names
 
 
-def endpoint(deployment: Deployment) -> dict[str, Any]:
-    """OpenRouter's entry of one endpoint."""
+def endpoint(deployment: Deployment, *, public: bool) -> dict[str, Any]:
+    """OpenRouter's entry of one endpoint. Its tag is a slug for the preferences of a call (`provider.order` …); what accounts
+    there are is not for everybody."""
     model, provider = deployment.model, deployment.provider
     return {
         "name": f"{provider.title} | {deployment.name}",
@@ -241,8 +292,8 @@ def endpoint(deployment: Deployment) -> dict[str, Any]:
         "context_length": model.context_tokens or 0,
         "pricing": pricing(deployment),
         "provider_name": provider.title,
-        "tag": provider.name,
-        "quantization": None,
+        "tag": provider.name if public else f"{provider.name}/{deployment.connection.name}",
+        "quantization": model.quantization,
         "max_completion_tokens": model.max_output_tokens,
         "max_prompt_tokens": None,
         "supported_parameters": parameters(deployment),

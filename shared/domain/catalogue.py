@@ -98,6 +98,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     think_tags: bool = False
     """Reasoning comes inline in <think> tags."""
     most_stops: int = 4
+    most_messages: int | None = None
+    """More in one call are refused."""
     developer_role: bool = False
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""

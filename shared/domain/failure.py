@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import msgspec
+
+TOO_LONG = re.compile(
+    r"context.length.exceeded|maximum context length|prompt is too long|input is too long|too many (?:input )?tokens"
+    r"|exceeds? the (?:model's )?(?:maximum|context|limit)|input token count .{0,40}exceeds",
+    re.IGNORECASE,
+)
+"""How providers say that a prompt is longer than the model's context."""
 
 
 class FailureClass(StrEnum):

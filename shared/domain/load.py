@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+OUTAGE_S = 30.0
+"""How long after its last failure a deployment counts as one that had an outage."""
+OUTAGE_SHARE = 0.2
+"""Of its calls since the first failure: with fewer failing, it is having a bad day like everybody."""
+
 
 class Figures:
     """Kept up to date by upstream/load.py. `None`: not measured yet."""
 
-    __slots__ = ("in_flight", "last_use_s", "measured_s", "tokens_per_s", "ttft_s", "uses")
+    __slots__ = (
+        "calls", "failed_s", "failures", "in_flight", "last_use_s", "measured_s", "tokens_per_s", "ttft_s", "uses",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -25,6 +32,14 @@ class Figures:
         """Time to first token, moving average."""
         self.tokens_per_s = tokens_per_s
         self.measured_s = measured_s
+        self.failures = self.calls = 0.0
+        """Calls that its provider failed, and all of them, since the first of those; older ones count less and less."""
+        self.failed_s = -1.0
+        """When the last failure was."""
+
+    def recent_outage(self, now_s: float) -> bool:
+        """Of late its provider failed too large a part of the calls. `now_s` is of the clock that the others are of."""
+        return self.failures > 0 and now_s - self.failed_s < OUTAGE_S and self.failures >= OUTAGE_SHARE * self.calls
 
 
 IDLE = Figures()

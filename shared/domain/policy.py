@@ -28,6 +28,13 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 NO_POLICY = KeyPolicy()
 
 
+class Foreign(msgspec.Struct, frozen=True):
+    """Something that a call asks for in OpenRouter's words and that only OpenRouter has: the field, and what to do."""
+
+    field: str
+    why: str
+
+
 class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     """OpenRouter's `models` and `provider`, and the suffix of the model's name. Prices in nano-USD."""
 
@@ -52,6 +59,8 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     """Slower ones, as far as they were measured, go to the end."""
     max_latency_s: float | None = None
     free: bool = False
+    foreign: tuple[Foreign, ...] = ()
+    """What no deployment but one at OpenRouter can do."""
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +77,8 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None = None
     parameters: tuple[str, ...] = ()
     """The body's fields."""
+    compressible: bool = False
+    """The client wants a prompt that is too long to be shortened, so half of its context is enough."""
 
 
 NO_NEEDS = Needs()

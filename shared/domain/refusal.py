@@ -56,6 +56,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None = None
     raw_body: bytes | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    rule: str | None = None
+    """The filter that left no deployment (routing/eligible.py), where one did."""
 
 
 class Refused(Exception):

@@ -17,6 +17,7 @@ class Strategy(StrEnum):
     CHEAPEST = "cheapest"
     FASTEST = "fastest"
     QUOTA_AWARE = "quota_aware"
+    PRICE_WEIGHTED = "price_weighted"
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

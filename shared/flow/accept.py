@@ -43,7 +43,7 @@ async def accept(x: Exchange) -> None:
     x.deadline_s = x.started_s + deadline_in_s(x)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)
     if x.arrival.openrouter:
-        openrouter.always_with_usage(x)
+        openrouter.accept(x)
 
 
 MOST_DEADLINE_S = 86_400.0

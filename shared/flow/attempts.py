@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from shared.domain.catalogue import Deployment
+from shared.domain.failure import FailureClass
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome
-from shared.flow import attempt, door, hedge, paid, record, relay
+from shared.flow import attempt, door, hedge, paid, record, relay, sessions
 from shared.routing.plan import CURABLE
 
 if TYPE_CHECKING:
@@ -20,21 +23,48 @@ if TYPE_CHECKING:
 
 
 async def answer(x: Exchange) -> None:
-    """Raises Refused as the last provider that was asked does, else as the first that could not be."""
+    """Raises Refused as the last provider that was asked does, else as the first that could not be; with the time after which
+    the first of those that were asked can be asked again, where one of them said any."""
     told: Refused | None = None
+    soonest_s: float | None = None
     x.gateway.retries.deposit()
     while True:
         begin(x, x.plan[x.attempts])
         try:
             await (hedge.Race(x).run() if hedge.wanted(x) else once(x))
+            if x.session is not None:
+                sessions.ended(x)
             return
         except Refused as refused:
             if told is None or x.failure is not None:
                 told = refused
+            soonest_s = sooner_s(x, soonest_s)
             if x.attempts == len(x.plan) or x.sink.started or not await goes_on(x, refused):
                 say_attempts(x)
-                raise told from None
+                if x.session is not None:
+                    sessions.ended(x)
+                raise again_after(told, soonest_s, x.gateway.clock.monotonic_s()) from None
         forget(x)
+
+
+AGAIN = frozenset({FailureClass.RATE_LIMITED, FailureClass.OVERLOADED, FailureClass.PROVIDER_FAULT})
+"""Whose Retry-After a client can wait for: another class is about the account, or about what no answer was given to."""
+
+
+def sooner_s(x: Exchange, soonest_s: float | None) -> float | None:
+    """When (monotonic) the first of the providers that failed can be asked again, the attempt just over included."""
+    failure = x.failure
+    if failure is None or failure.retry_after_s is None or failure.failure_class not in AGAIN:
+        return soonest_s
+    at_s = x.gateway.clock.monotonic_s() + failure.retry_after_s
+    return at_s if soonest_s is None else min(at_s, soonest_s)
+
+
+def again_after(told: Refused, soonest_s: float | None, now_s: float) -> Refused:
+    """The refusal with the shortest wait that is still to come. One that the gateway itself asks for stays."""
+    if soonest_s is None or not told.refusal.retry:
+        return told
+    return Refused(replace(told.refusal, retry_after_s=max(0.0, soonest_s - now_s)))
 
 
 def begin(x: Exchange, deployment: Deployment) -> None:

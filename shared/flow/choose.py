@@ -7,7 +7,7 @@ is made for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import random
+from random import Random, random
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from shared.clock import Clock
 from shared.domain.catalogue import Deployment, WireFormat
 from shared.domain.policy import Preferences
 from shared.domain.refusal import Reason, Refused, refuse
+from shared.flow.sessions import Session
 from shared.routing import plan
 from shared.routing.affinity import fingerprint
 from shared.routing.eligible import Health, of_provider
@@ -25,9 +26,10 @@ from shared.routing.strategy import Inputs
 from shared.snapshot.snapshot import KeyEntry, Snapshot
 from shared.upstream.load import Load
 from shared.wire.envelope import Envelope
+from shared.wire.extensions import PRESET, Extensions, foreign_in
 from shared.wire.needs import read_needs
 from shared.wire.openai_chat import ChatCall
-from shared.wire.preferences import CLIENTS, read_preferences, taken_out, variants_of
+from shared.wire.preferences import CLIENTS, VARIANTS, read_preferences, taken_out, variants_of
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -59,6 +61,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     envelope: Envelope
     call: ChatCall
     provider: str | None = None
+    extensions: Extensions | None = None
+    session: Session | None = None
 
 
 def choose(x: Exchange) -> tuple[Deployment, ...]:
@@ -67,13 +71,14 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
     name, key, arrival, fields = x.call.model, x.key, x.arrival, x.envelope.fields
     if (
         key.policy is None
+        and x.extensions is None
         and arrival.provider is None
         and "provider" not in fields
         and "models" not in fields
         and "route" not in fields
     ):
         pool = x.snapshot.pool(name, key.principal.organisation_id)
-        if pool is not None and pool.plain and ":" not in name:
+        if pool is not None and pool.plain and ":" not in name and PRESET not in name:
             route, health = pool.route, x.gateway.health
             most = MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts
             if health is None or not health.marks or all_well(pool.members, health, x.gateway.clock):
@@ -87,6 +92,8 @@ def choose(x: Exchange) -> tuple[Deployment, ...]:
         envelope=x.envelope,
         call=x.call,
         provider=arrival.provider,
+        extensions=x.extensions,
+        session=x.session,
     )
     x.decision = planned(asked, x.gateway)
     if arrival.wire_format in CLIENTS and type(x.envelope) is Envelope:
@@ -116,19 +123,26 @@ def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:
     pool, provider = found(asked, name)
     if pool is None:
         raise unknown(asked)
+    if ":" in name:
+        refuse_variant(asked, name, pool)
     if preferences is not None and preferences.models:
         pool = with_models(asked, pool, preferences.models)
-    load, route = seen.load, pool.route
+    load, route, session = seen.load, pool.route, asked.session
+    needs = read_needs(asked.wire_format, asked.operation, asked.envelope, asked.call)
+    if asked.extensions is not None and asked.extensions.compress:
+        needs = msgspec.structs.replace(needs, compressible=True)
     inputs = Inputs(
         figures=load.figures,
-        chance=random,
+        chance=random if session is None else Random(session.number).random,
         turn=load.turn if counted else load.peek,
-        needs=read_needs(asked.wire_format, asked.operation, asked.envelope, asked.call),
+        needs=needs,
+        session=None if session is None else session.number,
         quota_left=seen.quota_left,
+        recent_outage=load.recent_outage,
         prefix=fingerprint(asked.envelope.fields) if route is not None and route.affinity else None,
         most=MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts,
     )
-    return plan.decide(
+    made = plan.decide(
         pool,
         inputs,
         preferences=preferences,
@@ -136,6 +150,9 @@ def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:
         health=seen.health,
         now_s=seen.clock.now_s(),
     )
+    if session is None or session.seat is None or (preferences is not None and (preferences.order or preferences.sort)):
+        return made
+    return plan.seated(made, session.seat.served, session.seat.failed)
 
 
 def preferred(asked: Asked) -> tuple[str, Preferences | None]:
@@ -145,7 +162,10 @@ def preferred(asked: Asked) -> tuple[str, Preferences | None]:
     organisation_id = asked.key.principal.organisation_id
     if suffixes and (asked.snapshot.names(name, organisation_id) or asked.snapshot.pool(base, organisation_id) is None):
         base, suffixes = name, ()
-    return base, read_preferences(asked.wire_format, asked.envelope, suffixes)
+    foreign = foreign_in(base)
+    if asked.extensions is not None:
+        foreign += asked.extensions.foreign
+    return base, read_preferences(asked.wire_format, asked.envelope, suffixes, foreign)
 
 
 def found(asked: Asked, name: str) -> tuple[Pool | None, str | None]:
@@ -179,8 +199,36 @@ def with_models(asked: Asked, first: Pool, names: tuple[str, ...]) -> Pool:
     return joined(pools, missing)
 
 
+def refuse_variant(asked: Asked, name: str, pool: Pool) -> None:
+    """Of a model that is known, where nobody knows the name with the suffix. Ids with a colon of their own pass: those of a
+    provider that has such or lists none, and whatever looks like a tag or a version (`8b`, `v2:0`). Raises Refused (400)."""
+    base, _, suffix = name.rpartition(":")
+    if not suffix.isalpha() or not pool.members:
+        return
+    one, organisation_id = pool.members[0], asked.key.principal.organisation_id
+    own = any(":" in model_id for model_id in (*one.provider.models, *one.connection.models))
+    plain = variants_of(base)[0]
+    if own or not asked.snapshot.names(plain, organisation_id) or asked.snapshot.names(name, organisation_id):
+        return
+    raise unknown_variant(plain, suffix)
+
+
+def unknown_variant(base: str, suffix: str) -> Refused:
+    known = ", ".join(f":{each}" for each in VARIANTS if each != "online")
+    return refuse(
+        Reason.UNKNOWN_MODEL, 400, f"{base[:200]!r} has no variant ':{suffix[:64]}' here: there are {known}.",
+        field="model", retry=False,
+    )  # fmt: skip
+
+
 def unknown(asked: Asked) -> Refused:
     name = asked.call.model
+    told = foreign_in(name)
+    if told:
+        return refuse(Reason.INVALID_FIELD, 400, f"{told[0].why[0].upper()}{told[0].why[1:]}.", field="model", retry=False)
+    base, colon, suffix = variants_of(name)[0].rpartition(":")
+    if colon and asked.snapshot.pool_for(plain := variants_of(base)[0], asked.key) is not None:
+        return unknown_variant(plain, suffix)
     near = asked.snapshot.suggestions(name, asked.key.principal.organisation_id, asked.key.policy)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return refuse(

@@ -29,6 +29,7 @@ from shared.domain.routing import Route
 from shared.domain.usage import Outcome, Usage, UsageEvent
 from shared.flow import accept, admit, attempts, prewarm, relay, settle, slot
 from shared.flow.hedge import Race
+from shared.flow.sessions import Session, Sessions
 from shared.routing.hedging import HedgeBudget
 from shared.routing.plan import Plan
 from shared.routing.retries import RetryBudget
@@ -48,6 +49,7 @@ from shared.upstream.slots.slots import Slot, Slots
 from shared.upstream.transport import Transport, UpstreamResponse
 from shared.wire.codec import Bridge
 from shared.wire.envelope import Envelope
+from shared.wire.extensions import Extensions
 from shared.wire.inline import Fetched
 from shared.wire.openai_chat import ChatCall
 from shared.wire.seam import Begun
@@ -102,6 +104,8 @@ class Arrival:
     stream: bool | None = None
     openrouter: bool = False
     """At /api/v1: the answer has what OpenRouter's have (flow/openrouter.py)."""
+    session: str | None = None
+    """`x-session-id`, as OpenRouter's clients send it."""
     headers: tuple[tuple[str, str], ...] = ()
     """The client's own that go on to a provider of the same format (anthropic-beta)."""
     deadline: str | None = None
@@ -133,6 +137,7 @@ class Gateway:
     retries: RetryBudget = field(default_factory=RetryBudget)
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
     load: Load = field(default_factory=Load)
+    sessions: Sessions = field(default_factory=Sessions)
     quota_left: Callable[[Deployment], float | None] | None = None
     """The part of a deployment's quota that is left, from 0 to 1; None: not known."""
     in_flight: int = 0
@@ -154,6 +159,9 @@ class Exchange:
     envelope: Envelope = field(init=False)
     call: ChatCall = field(init=False)
     body_bytes: int = 0
+    extensions: Extensions | None = None
+    """What the call asks of the gateway in OpenRouter's words; None: nothing."""
+    session: Session | None = None
     deadline_s: float = 0.0
     """Monotonic: by then an answer must have begun (a stream) or be whole."""
     # admit
@@ -196,6 +204,8 @@ class Exchange:
     begun: Begun | None = None
     """What the client has of the answer, where the attempt under way goes on from it (continuation.py)."""
     dropped: list[str] = field(default_factory=list)
+    left_out_bytes: int = 0
+    """Of the body: what the attempt under way did not send of it (middle-out)."""
     sent_s: float | None = None
     first_token_s: float | None = None
     failure: Failure | None = None

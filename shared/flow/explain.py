@@ -15,11 +15,16 @@ from shared.domain.money import nano_to_usd
 from shared.domain.refusal import Refusal
 from shared.flow.admit import covered, quoted
 from shared.flow.choose import Asked, Seen, planned, unbounded
+from shared.flow.sessions import Session, Sessions, numbered
 from shared.routing.plan import Plan, refusal, told
 from shared.snapshot.snapshot import KeyEntry, Snapshot
+from shared.wire import middle_out
 from shared.wire.codec import FACTS, read_facts
-from shared.wire.envelope import invalid_field, open_envelope
+from shared.wire.envelope import Envelope, invalid_field, open_envelope
+from shared.wire.extensions import Extensions, read_extensions
 from shared.wire.needs import read_needs
+from shared.wire.openai_chat import ChatCall
+from shared.wire.preferences import CLIENTS
 
 LEAST: dict[str, dict[str, Any]] = {
     "completions": {"prompt": ""},
@@ -47,9 +52,10 @@ def explain(
     wire_format: WireFormat = WireFormat.OPENAI_CHAT,
     operation: str = "chat",
     provider: str | None = None,
+    openrouter: bool = False,
 ) -> dict[str, Any]:
-    """Plain data for JSON. `error` is what the client would be told when nothing is left. Raises Refused: the body cannot be
-    read, or its model leads nowhere."""
+    """Plain data for JSON. `error` is what the client would be told when nothing is left. `openrouter`: the call would go to
+    /api/v1. Raises Refused: the body cannot be read, or its model leads nowhere."""
     if (wire_format, operation) not in FACTS:
         raise invalid_field("format", f"There is no {operation[:60]!r} in the format {wire_format.value!r}.")
     envelope = open_envelope(body)
@@ -60,9 +66,10 @@ def explain(
         envelope = open_envelope(orjson.dumps(values | added))
     model = values.get("model")
     call = read_facts(wire_format, operation, envelope, model if type(model) is str else None, False)
+    extensions = read_extensions(envelope, None, operation) if openrouter and wire_format in CLIENTS else None
     asked = Asked(
         snapshot=snapshot, key=key, wire_format=wire_format, operation=operation, envelope=envelope, call=call,
-        provider=provider,
+        provider=provider, extensions=extensions, session=session_of(seen, key, call, extensions),
     )  # fmt: skip
     plan: Plan = planned(asked, seen, counted=False)
     error: Refusal | None = None
@@ -77,6 +84,8 @@ def explain(
         entry["price"] = price(deployment)
         entry["at_most_usd"] = str(nano_to_usd(quote.bound.full_nano_usd)) if quote.priced else None
         entry |= standing(seen, deployment)
+        if openrouter and wire_format in CLIENTS and operation == "chat":
+            entry |= shortened(wire_format, envelope, deployment, call, extensions)
     needs = read_needs(wire_format, operation, envelope, call)
     return found | {
         "needs": {
@@ -102,6 +111,25 @@ def explain(
         ],
         "error": None if error is None else {"status": error.status, "reason": error.reason.value, "message": error.message},
     }  # fmt: skip
+
+
+def session_of(seen: Seen, key: KeyEntry, call: ChatCall, extensions: Extensions | None) -> Session | None:
+    """A node remembers its sessions; who only reads the configuration does not."""
+    if extensions is None or extensions.session is None:
+        return None
+    number = numbered(key.principal.organisation_id, call.model, extensions.session)
+    known: Sessions | None = getattr(seen, "sessions", None)
+    return Session(number, None if known is None else known.of(number, seen.clock.monotonic_s()))
+
+
+def shortened(
+    client: WireFormat, envelope: Envelope, deployment: Deployment, call: ChatCall, extensions: Extensions | None
+) -> dict[str, Any]:
+    """What would go from the middle of a prompt that is too long for it."""
+    if not middle_out.wanted(None if extensions is None else extensions.compress, client, deployment, call):
+        return {}
+    cut = middle_out.fitted(envelope, deployment, call)
+    return {} if cut is None else {"shortened": {"messages": cut.before, "sent": cut.after, "tokens": cut.tokens}}
 
 
 def price(deployment: Deployment) -> dict[str, str] | None:

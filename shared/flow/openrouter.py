@@ -9,13 +9,25 @@ import orjson
 from shared.domain.catalogue import WireFormat
 from shared.domain.money import cost_nano_usd, output_nano_usd
 from shared.domain.usage import Usage
-from shared.flow import settle
+from shared.flow import sessions, settle
+from shared.wire import middle_out
 from shared.wire.codec import read_facts
-from shared.wire.envelope import open_envelope
-from shared.wire.openrouter import THROUGH_THE_HUB, Cost, Dressed, Face
+from shared.wire.envelope import Envelope, open_envelope
+from shared.wire.extensions import read_extensions
+from shared.wire.openrouter import THROUGH_THE_HUB, Cost, Dressed, Face, Fitting
+from shared.wire.preferences import CLIENTS
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
+
+
+def accept(x: Exchange) -> None:
+    """What OpenRouter's clients may ask for beside a call. Raises Refused (400)."""
+    always_with_usage(x)
+    if x.arrival.wire_format in CLIENTS and type(x.envelope) is Envelope:
+        asked = x.extensions = read_extensions(x.envelope, x.arrival.session, x.arrival.operation)
+        if asked is not None and asked.session is not None:
+            x.session = sessions.begin(x, asked.session)
 
 
 def always_with_usage(x: Exchange) -> None:
@@ -45,8 +57,25 @@ def dress(x: Exchange) -> None:
         cost=lambda usage: _cost(x, usage),
     )
     documents = x.envelope.fields.get("documents") if x.arrival.operation == "rerank" else None
-    x.bridge = Dressed(x.bridge, face, None if documents is None else bytes(documents))
+    x.bridge = Dressed(x.bridge, face, None if documents is None else bytes(documents), fitting(x))
     x.headers["x-generation-id"] = face.generation_id
+
+
+def fitting(x: Exchange) -> Fitting | None:
+    """How the prompt is made to fit the attempt's deployment; None where it does, or shall not be touched."""
+    x.left_out_bytes = 0
+    asked = None if x.extensions is None else x.extensions.compress
+    if x.arrival.operation != "chat" or not middle_out.wanted(asked, x.arrival.wire_format, x.deployment, x.call):
+        return None
+
+    def fitted(envelope: Envelope) -> tuple[Envelope, str | None]:
+        cut = middle_out.fitted(envelope, x.deployment, x.call)
+        if cut is None:
+            return envelope, None
+        x.left_out_bytes = len(envelope.body) - len(cut.envelope.body)
+        return cut.envelope, cut.told()
+
+    return fitted
 
 
 def _cost(x: Exchange, usage: Usage) -> Cost | None:

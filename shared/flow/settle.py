@@ -106,7 +106,7 @@ def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
         return within_bound(x, x.usage), UsageSource.PROVIDER
     if x.sent_s is None or not spent_without_report(x):
         return Usage(), UsageSource.NONE
-    given = x.body_bytes + (0 if x.begun is None else len(x.begun.text.encode()))
+    given = max(0, x.body_bytes - x.left_out_bytes) + (0 if x.begun is None else len(x.begun.text.encode()))
     counted = Usage(
         input_tokens=-(-given // BYTES_PER_TOKEN),
         output_tokens=made,

@@ -4,8 +4,8 @@ class               the client gets                      retry
 client_fault        the provider's own 4xx and error     no
 content_filter      the provider's own 4xx and error     no
 credential, quota   502 provider_credential, no details  no: our credential is at fault, an operator must act
-rate_limited        429 provider_limited                 after the provider's Retry-After
-overloaded          503 provider_error                   after the provider's Retry-After
+rate_limited        429 provider_limited                 after the provider's Retry-After, if it said one
+overloaded          503 provider_error                   after the provider's Retry-After, if it said one
 provider_fault      502 provider_error                   yes
 connect             502 provider_unreachable             yes
 first byte, idle    504 provider_timeout                 yes
@@ -22,11 +22,10 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from shared.domain.failure import Failure, FailureClass
+from shared.domain.failure import TOO_LONG, Failure, FailureClass
 from shared.domain.refusal import Reason, Refusal
 
 MOST_RETRY_AFTER_S = 3600.0
-DEFAULT_RETRY_AFTER_S = 1.0
 MOST_BODY = 64 * 1024
 CLIENT_FAULTS = frozenset({400, 404, 405, 409, 410, 411, 413, 414, 415, 416, 417, 422, 431})
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "credit_balance_too_low"})
@@ -179,13 +178,13 @@ def consequence(failure: Failure, provider: str) -> Refusal:
         case FailureClass.RATE_LIMITED:
             return Refusal(
                 reason=Reason.PROVIDER_LIMITED, status=429, retry=True, provider=provider,
-                retry_after_s=DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s,
+                retry_after_s=wait_s,
                 message=f"{provider} limits the gateway's calls now. This is not your own limit; retry later.",
             )  # fmt: skip
         case FailureClass.OVERLOADED:
             return Refusal(
                 reason=Reason.PROVIDER_ERROR, status=503, retry=True, provider=provider,
-                retry_after_s=DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s,
+                retry_after_s=wait_s,
                 message=f"{provider} is overloaded (it {failure.message}). Retry later.",
             )  # fmt: skip
         case FailureClass.PROVIDER_FAULT:
@@ -216,13 +215,6 @@ def consequence(failure: Failure, provider: str) -> Refusal:
         reason=Reason.PROVIDER_INVALID, status=502, retry=True, provider=provider,
         message=f"{provider} {what}. Retry, or use another model.",
     )  # fmt: skip
-
-
-TOO_LONG = re.compile(
-    r"context.length.exceeded|maximum context length|prompt is too long|input is too long|too many (?:input )?tokens"
-    r"|exceeds? the (?:model's )?(?:maximum|context|limit)|input token count .{0,40}exceeds",
-    re.IGNORECASE,
-)
 
 
 def in_own_words(refusal: Refusal, failure: Failure, said: str | None) -> Refusal:

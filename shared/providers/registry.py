@@ -36,7 +36,8 @@ ENDPOINTS = {
     "speech": "/audio/speech",
     "transcriptions": "/audio/transcriptions",
 }
-"""Where OpenAI and its imitators have their operations. A provider that lacks one answers so itself."""
+"""Where OpenAI and its imitators have their operations. A provider that lacks one answers so itself, unless its file
+says `false`."""
 MORE_ENDPOINTS = ("chat_stream", "chat_prefix", "count_tokens")
 """`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own, and
 `chat_prefix` for calls that go on from the beginning of an answer (quirks.continues)."""
@@ -99,9 +100,12 @@ def parse(text: str, file: str) -> Provider:
 
 
 def _endpoints(table: _Table, *, openai: bool) -> dict[str, str]:
-    given = {name: table.path(name) for name in (*ENDPOINTS, *MORE_ENDPOINTS) if name in table.values}
+    """`false`: an imitator of OpenAI is known to lack this one."""
+    told = [name for name in (*ENDPOINTS, *MORE_ENDPOINTS) if name in table.values]
+    lacks = {name for name in told if table.values[name] is False and table.flag(name) is False}
+    given = {name: table.path(name) for name in told if name not in lacks}
     table.done()
-    return (ENDPOINTS if openai else {}) | given
+    return {name: path for name, path in ((ENDPOINTS if openai else {}) | given).items() if name not in lacks}
 
 
 def _headers(table: _Table) -> dict[str, str]:
@@ -149,6 +153,7 @@ def _quirks(table: _Table) -> Quirks:
         think_tags=table.flag("think_tags") is True,
         takes_routing=table.flag("takes_routing") is True,
         forbids_by_model=table.flag("forbids_by_model") is True,
+        most_messages=table.count("most_messages", most=10**9),
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
         schema_drop=tuple(table.texts("schema_drop")),

@@ -148,6 +148,8 @@ def long_enough(pool: Pool, needs: Needs) -> Pool:
     estimate, so it refuses nobody: when none is long enough, the longest stay."""
     least = pool.least_context_tokens
     tokens = needs.input_tokens + (needs.output_tokens or 0)
+    if needs.compressible:
+        tokens //= 2
     if least is None or tokens <= least or pool.one_model:
         return pool
     longest = max(each.model.context_tokens or 0 for each in pool.members)
@@ -168,12 +170,15 @@ def preferred(preferences: Preferences, needs: Needs) -> Sift:
     strict = () if preferences.allow_fallbacks else preferences.order
     only, ignore, order = ({slug.lower() for slug in slugs} for slugs in (preferences.only, preferences.ignore, strict))
     quantizations = set(preferences.quantizations)
+    foreign = next(iter(preferences.foreign), None)
 
     def sift(each: Deployment) -> tuple[str, str] | None:
         if ignore and answers_to(each, ignore):
             return "provider.ignore", "the call ignores it"
         if each.provider.quirks.takes_routing:
             return None
+        if foreign is not None:
+            return f"foreign.{foreign.field}", foreign.why
         if only and not answers_to(each, only):
             return "provider.only", f"the call wants only {', '.join(sorted(only))}"
         if order and not answers_to(each, order):

@@ -54,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     chain: tuple[str, ...] = ()
     panic: bool = False
     """Health had removed all that was left, so what is not locked was put back."""
+    held: bool = False
+    """The first one is where the call's session was served."""
 
 
 def decide(
@@ -82,6 +84,23 @@ def decide(
         if out:
             pool = pool.without(keys)
     return _ordered(pool, inputs, preferences, out)
+
+
+def seated(plan: Plan, served: str, failed: str) -> Plan:
+    """The plan of a call whose session was served by one deployment of it, or failed by one (keys; empty: by none): the first
+    is asked first, the second last. No more are asked than before."""
+    fit = (*plan.candidates, *plan.spare)
+    if plan.panic or len(fit) < 2:
+        return plan
+    many = len(plan.candidates)
+    first, last = [each for each in fit if each.key == served], [each for each in plan.candidates if each.key == failed]
+    if not first and not last:
+        return plan
+    out = {each.key for each in (*first, *last)}
+    rest = [each for each in fit if each.key not in out]
+    at = max(1, many - 1)  # the last of those that are asked, not of all
+    order = (*first, *rest[:at], *last, *rest[at:])
+    return msgspec.structs.replace(plan, candidates=order[:many], spare=order[many:], held=bool(first))
 
 
 def _ordered(pool: Pool, inputs: Inputs, preferences: Preferences | None, out: tuple[Removed, ...]) -> Plan:
@@ -231,11 +250,15 @@ NOES = {
     "url": (Reason.INVALID_FIELD, 400, "model"),
     "capability": (Reason.INVALID_FIELD, 400, "model"),
     "provider": (Reason.NO_DEPLOYMENT, 404, "provider"),
+    "foreign": (Reason.INVALID_FIELD, 400, "model"),
     "models": (Reason.UNKNOWN_MODEL, 404, "models"),
     "health": (Reason.UNAVAILABLE, 503, None),
 }
 """By the first part of a rule's name: what a call is told that it left nothing for."""
-FIELDS = {"capability.tools": "tools", "capability.json_schema": "response_format", "provider.free": "model"}
+FIELDS = {
+    "capability.tools": "tools", "capability.json_schema": "response_format", "provider.free": "model",
+    "foreign.plugins": "plugins", "foreign.preset": "preset",
+}  # fmt: skip
 
 
 def refusal(plan: Plan) -> Refusal:
@@ -250,6 +273,7 @@ def refusal(plan: Plan) -> Refusal:
         message=f"Nothing is left that could serve {plan.asked[:200]!r}. {'; '.join(told[:MOST_TOLD])}{more}.",
         field=FIELDS.get(rule, field),
         retry=False,
+        rule=rule,
     )
 
 
@@ -274,4 +298,5 @@ def told(plan: Plan) -> dict[str, Any]:
         ],
         "chain": list(plan.chain),
         "panic": plan.panic,
+        "held": plan.held,
     }

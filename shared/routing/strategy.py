@@ -40,10 +40,14 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     turn: Callable[[str], int]
     needs: Needs = NO_NEEDS
     quota_left: Callable[[Deployment], float | None] | None = None
+    recent_outage: Callable[[str], bool] | None = None
+    """Of a deployment's key."""
     most: int = 5
     """How many will be tried: beyond them, order does not matter."""
     prefix: int | None = None
     """Of a route with affinity: what stands for the beginning of the request; it then decides instead of the strategy."""
+    session: int | None = None
+    """Of a call that shall go where its session went: its number stands for the counters, and `chance` draws from it."""
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -59,7 +63,13 @@ def arranged(choice: Choice, members: Members, inputs: Inputs) -> Order:
         return [0], {}
     if inputs.prefix is not None:
         return by_prefix(members, inputs.prefix, inputs.figures)
+    if inputs.session is not None and choice.strategy in BY_LOAD:
+        return by_prefix(members, inputs.session, inputs.figures)
     return RULES[choice.strategy](choice, members, inputs)
+
+
+BY_LOAD = frozenset({Strategy.LEAST_USED, Strategy.POWER_OF_TWO})
+"""What they choose changes from call to call, and a session stays: theirs go by rank, which heeds the load as well."""
 
 
 def by_prefix(members: Members, prefix: int, figures: Mapping[str, Figures]) -> Order:
@@ -75,7 +85,8 @@ def priority(choice: Choice, members: Members, inputs: Inputs) -> Order:
 
 def round_robin(choice: Choice, members: Members, inputs: Inputs) -> Order:
     many = len(members.deployments)
-    first = inputs.turn(members.name) // max(1, choice.sticky) % many
+    turn = inputs.turn(members.name) // max(1, choice.sticky) if inputs.session is None else inputs.session
+    first = turn % many
     return [*range(first, many), *range(first)], {}
 
 
@@ -146,6 +157,22 @@ def quota_aware(choice: Choice, members: Members, inputs: Inputs) -> Order:
     return order, {at: parts[at] for at in order[: inputs.most]}
 
 
+def price_weighted(choice: Choice, members: Members, inputs: Inputs) -> Order:
+    """OpenRouter's balance. What costs nothing goes before all that costs something, an unknown price after it."""
+    costs, failing = expected_costs(members.deployments, inputs.needs), inputs.recent_outage
+    tiers: list[list[int]] = [[], [], [], [], [], []]
+    for at, (each, cost) in enumerate(zip(members.deployments, costs, strict=True)):
+        known = 0 if cost <= 0 else 2 if cost == UNKNOWN else 1
+        tiers[known + (3 if failing is not None and failing(each.key) else 0)].append(at)
+    order: list[int] = []
+    for tier, among in enumerate(tiers):
+        if among:
+            cheapest = min(costs[at] for at in among)
+            weights = [(cheapest / costs[at]) ** 2 if tier % 3 == 1 else 1 for at in among]
+            order += [among[at] for at in _drawn(weights, inputs)]
+    return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
+
+
 RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
     Strategy.PRIORITY: priority,
     Strategy.ROUND_ROBIN: round_robin,
@@ -156,6 +183,7 @@ RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
     Strategy.CHEAPEST: cheapest,
     Strategy.FASTEST: fastest,
     Strategy.QUOTA_AWARE: quota_aware,
+    Strategy.PRICE_WEIGHTED: price_weighted,
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import random
 from time import monotonic
 
-from shared.domain.load import Figures
+from shared.domain.load import OUTAGE_S, Figures
 
 DECAY_S = 10.0
 """Time constant of the moving averages: what is this old counts for 37 %."""
@@ -21,6 +21,8 @@ LEAST_S, GROWTH, BUCKETS = 0.001, 1.1, 152
 LEAST_SAMPLES = 20.0
 """Below this much evidence there is no quantile."""
 HEAVY = 1e12
+MOST_JUDGED = 64
+"""Calls since a deployment's first failure; beyond them, what was counts half."""
 MOST = 20_000
 """Deployments that are remembered; beyond them those that are idle for longest go."""
 
@@ -94,16 +96,39 @@ class Load:
             sketch = self._sketches[key] = Sketch(now_s)
         sketch.add(ttft_s, now_s)
 
-    def ended(self, key: str, tokens_per_s: float | None = None) -> None:
-        """The attempt is over, however it went. `tokens_per_s`: of its answer, from the first token on, where it was whole."""
+    def ended(self, key: str, tokens_per_s: float | None = None, *, failed: bool = False) -> None:
+        """The attempt is over, however it went. `tokens_per_s`: of its answer, from the first token on, where it was whole;
+        `failed`: by its provider."""
         seen = self.figures.get(key)
         if seen is None:
             return
         if seen.in_flight:
             seen.in_flight -= 1
+        if failed or seen.failures:
+            self._judge(seen, failed)
         if tokens_per_s is not None:
             known = seen.tokens_per_s
             seen.tokens_per_s = tokens_per_s if known is None else known + (tokens_per_s - known) * 0.2
+
+    def recent_outage(self, key: str) -> bool:
+        """What domain/load.py calls one."""
+        seen = self.figures.get(key)
+        return seen is not None and seen.failures > 0 and seen.recent_outage(self._clock_s())
+
+    def _judge(self, seen: Figures, failed: bool) -> None:
+        """Count a call of a deployment that has failed before, or does so now."""
+        now_s = self._clock_s()
+        if now_s - seen.failed_s >= OUTAGE_S:
+            seen.failures = seen.calls = 0.0
+            if not failed:
+                return
+        elif seen.calls >= MOST_JUDGED:
+            seen.failures /= 2
+            seen.calls /= 2
+        seen.calls += 1
+        if failed:
+            seen.failures += 1
+            seen.failed_s = now_s
 
     def quantile(self, key: str, part: float) -> float | None:
         """Time to first token, in seconds, below which `part` (0.95, 0.99) of the last minutes' answers were; None: too few."""

@@ -33,7 +33,6 @@ SCHEMAS = ("schema", "json_schema", "responseSchema", "responseJsonSchema", "res
 def read_needs(client: WireFormat, operation: str, envelope: Envelope, call: ChatCall) -> Needs:
     """Tokens are estimated from the text's bytes, and a fixed number for each picture, sound and file."""
     fields, media = envelope.fields, call.media
-    pieces = media.images + media.audio + media.files
     return Needs(
         operation=operation,
         vision=media.images > 0,
@@ -42,10 +41,16 @@ def read_needs(client: WireFormat, operation: str, envelope: Envelope, call: Cha
         json_schema=not SHAPES.isdisjoint(fields)
         and any(path[0] in fields and _schema(fields[path[0]], path[1:]) for path in FORMATS.get(client, ())),
         reasoning=not REASONING.isdisjoint(fields) and _said(fields, REASONING),
-        input_tokens=call.text_bytes // BYTES_PER_TOKEN + pieces * TOKENS_PER_MEDIA,
+        input_tokens=estimated_tokens(call),
         output_tokens=call.max_tokens,
         parameters=tuple(fields),
     )
+
+
+def estimated_tokens(call: ChatCall) -> int:
+    """Of the prompt."""
+    pieces = call.media.images + call.media.audio + call.media.files
+    return call.text_bytes // BYTES_PER_TOKEN + pieces * TOKENS_PER_MEDIA
 
 
 def _said(fields: Mapping[str, msgspec.Raw], names: Iterable[str]) -> bool:

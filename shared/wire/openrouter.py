@@ -20,6 +20,7 @@ import orjson
 from msgspec.structs import replace
 
 from shared.domain.catalogue import Deployment, WireFormat
+from shared.domain.failure import TOO_LONG
 from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import Usage
 from shared.wire import loose, openai_chat, sse
@@ -27,8 +28,11 @@ from shared.wire.codec import Bridge, Tap
 from shared.wire.envelope import Envelope, open_envelope
 from shared.wire.openai_chat import ChatCall
 from shared.wire.openai_chat.reply import FINISH, stop_of
+from shared.wire.preferences import CLIENTS
 from shared.wire.reply import ReplyFacts
 
+PING = sse.comment(b"OPENROUTER PROCESSING")
+"""What keeps a silent stream alive, as its clients know it."""
 NANO_PER_USD = 1_000_000_000
 OWN = frozenset(
     {
@@ -36,9 +40,9 @@ OWN = frozenset(
         "top_a",
     }
 )  # fmt: skip
-"""Chat's fields that only OpenRouter takes: elsewhere they are left out, since others refuse what they do not know."""
-HEEDED = frozenset({"usage", "session_id", "trace"})
-"""Those of them that want nothing of the answer that it has not got anyway."""
+"""Fields that only OpenRouter takes: elsewhere they are left out, since others refuse what they do not know."""
+HEEDED = frozenset({"usage", "session_id", "trace", "transforms", "plugins"})
+"""Those of them that want nothing of the answer that it has not got anyway, or that were heeded before (wire/extensions.py)."""
 THROUGH_THE_HUB = ("reasoning", "include_reasoning")
 """Fields that a provider of Chat's format may know under another name: with them a call is translated."""
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "error"})
@@ -70,6 +74,21 @@ ERROR_TYPES: dict[Reason, str] = {
 """OpenRouter's own list; what has no word there is `unmapped`."""
 
 
+EXCLUDED_BY = {
+    "provider.only": ("no_endpoints", "allowed_providers"),
+    "provider.ignore": ("no_endpoints", "allowed_providers"),
+    "provider.order": ("no_endpoints", "allowed_providers"),
+    "provider.free": ("no_endpoints", "max_price"),
+    "provider.max_price": ("constraint_filtered", "max_price"),
+    "provider.quantizations": ("constraint_filtered", "quantization"),
+    "provider.require_parameters": ("constraint_filtered", "require_parameters"),
+    "provider.data_collection": ("privacy_restricted", "data_policy:training"),
+    "provider.zdr": ("privacy_restricted", "data_policy:zdr"),
+}
+"""By the rule that left nothing: what `error.availability` says."""
+COMPRESS = 'Shorten it, or send `"transforms": ["middle-out"]` to have its middle left out.'
+
+
 class Cost(msgspec.Struct, frozen=True):
     """Of one answer, in nano-USD."""
 
@@ -90,23 +109,31 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
         return "gen-" + self.event_id.replace("-", "")
 
 
+Fitting = Callable[[Envelope], tuple[Envelope, str | None]]
+"""A body made to fit a deployment's context, and what was left out."""
+
+
 class Dressed:
     """A bridge whose answers wear the face (wire/codec.py Bridge)."""
 
-    def __init__(self, bridge: Bridge, face: Face, documents: bytes | None = None) -> None:
+    def __init__(self, bridge: Bridge, face: Face, documents: bytes | None = None, fitting: Fitting | None = None) -> None:
         """`documents`: what is to be ranked, as JSON: its results hold them again."""
-        self._bridge, self._face, self._documents = bridge, face, documents
+        self._bridge, self._face, self._documents, self._fitting = bridge, face, documents, fitting
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
         own = [] if deployment.provider.quirks.takes_routing else [name for name in envelope.fields if name in OWN]
-        if own and self._face.wire_format is WireFormat.OPENAI_CHAT:
+        cut: str | None = None
+        if self._fitting is not None:
+            envelope, cut = self._fitting(envelope)
+        if own and self._face.wire_format in CLIENTS:
             routing = envelope.routing
             envelope = open_envelope(envelope.edited(drop=own))
             envelope.routing = routing
         body, dropped = self._bridge.request_body(envelope, deployment, call, output_cap)
-        return body, [*(name for name in own if name not in HEEDED and name not in dropped), *dropped]
+        told = [*(name for name in own if name not in HEEDED and name not in dropped), *dropped]
+        return body, told if cut is None else [cut, *told]
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""
@@ -276,15 +303,35 @@ def encode_refusal(refusal: Refusal, request_id: str | None) -> tuple[int, dict[
 
 
 def error_object(refusal: Refusal) -> dict[str, Any]:
-    """What a provider said in an error of OpenAI's shape is said on."""
-    raw = loose.table(loose.parsed(refusal.raw_body or b""))
-    message = loose.text(loose.table(raw.get("error")).get("message")) or refusal.message
-    metadata: dict[str, Any] = {"error_type": ERROR_TYPES.get(refusal.reason, "unmapped")}
+    """What a provider said in an error of OpenAI's shape is said on; of a prompt that is too long, what helps."""
+    raw = loose.table(loose.table(loose.parsed(refusal.raw_body or b"")).get("error"))
+    message = loose.text(raw.get("message")) or refusal.message
+    reason = refusal.reason
+    if reason is Reason.PROVIDER_REFUSED and (raw.get("code") == "context_length_exceeded" or TOO_LONG.search(message)):
+        reason = Reason.CONTEXT_LENGTH
+    if reason is Reason.CONTEXT_LENGTH:
+        message = f"{message} {COMPRESS}"
+    metadata: dict[str, Any] = {"error_type": ERROR_TYPES.get(reason, "unmapped")}
     if refusal.field is not None:
         metadata["field"] = refusal.field
     if refusal.provider is not None:
         metadata["provider_name"] = refusal.provider
-    return {"code": refusal.status, "message": message, "metadata": metadata}
+    return {"code": refusal.status, "message": message, "metadata": metadata} | _availability(refusal)
+
+
+def _availability(refusal: Refusal) -> dict[str, Any]:
+    """Why there was nobody to ask, in OpenRouter's words."""
+    told: dict[str, Any]
+    if refusal.rule in EXCLUDED_BY:
+        code, by = EXCLUDED_BY[refusal.rule]
+        told = {"code": code, "retryable": False, "excluded_by": [by]}
+    elif refusal.reason is Reason.UNKNOWN_MODEL:
+        told = {"code": "model_not_found", "retryable": False}
+    elif refusal.reason is Reason.UNAVAILABLE:
+        told = {"code": "temporarily_unavailable", "retryable": refusal.retry is True}
+    else:
+        return {}
+    return {"availability": told}
 
 
 def _error_of(error: Any) -> dict[str, Any]:
@@ -298,13 +345,18 @@ def _error_of(error: Any) -> dict[str, Any]:
     }
 
 
-def error_chunk(error: dict[str, Any], face: Face) -> dict[str, Any]:
+def encode_stream_error(refusal: Refusal) -> bytes:
+    """The event that ends a stream which nobody answers any more: this node stops."""
+    return sse.event(orjson.dumps(error_chunk(error_object(refusal), None)))
+
+
+def error_chunk(error: dict[str, Any], face: Face | None) -> dict[str, Any]:
     """The event that ends a stream."""
     choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "error", "native_finish_reason": None}
     return {
-        "id": face.generation_id,
+        "id": "" if face is None else face.generation_id,
         "object": "chat.completion.chunk",
-        "provider": face.provider,
+        "provider": "" if face is None else face.provider,
         "error": error,
         "choices": [choice],
     }

@@ -13,7 +13,7 @@ import orjson
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.money import usd_to_nano
-from shared.domain.policy import Preferences
+from shared.domain.policy import Foreign, Preferences
 from shared.wire.envelope import Envelope, invalid_field, wrong_type
 
 CLIENTS = frozenset({WireFormat.OPENAI_CHAT, WireFormat.OPENAI_RESPONSES, WireFormat.ANTHROPIC_MESSAGES})
@@ -47,19 +47,22 @@ def variants_of(name: str) -> tuple[str, tuple[str, ...]]:
         name = base
 
 
-def read_preferences(client: WireFormat, envelope: Envelope, suffixes: tuple[str, ...] = ()) -> Preferences | None:
+def read_preferences(
+    client: WireFormat, envelope: Envelope, suffixes: tuple[str, ...] = (), foreign: tuple[Foreign, ...] = ()
+) -> Preferences | None:
     """None when the call has none. Raises Refused, naming the field."""
     fields = envelope.fields
     carried = client in CLIENTS and type(envelope) is Envelope
     models = _models(_value(fields, "models")) if carried and "models" in fields else ()
     given = _value(fields, "provider") if carried and "provider" in fields else None
-    if not models and given is None and not suffixes:
+    if not models and given is None and not suffixes and not foreign:
         return None
     if given is not None and type(given) is not dict:
         raise wrong_type("provider", "an object", given)
     if "online" in suffixes:
         raise invalid_field("model", "There is no web search here: leave ':online' out of the model's name.")
-    return _preferences(given or {}, models, suffixes)
+    made = _preferences(given or {}, models, suffixes)
+    return msgspec.structs.replace(made, foreign=foreign) if foreign else made
 
 
 def taken_out(envelope: Envelope) -> Envelope:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from services.cli.__main__ import main
+from services.ingress.app import ROUTES, UNDER
 from services.ingress.node import measure
 from services.simulator.behaviour import MODELS, RULES
 from shared.domain.failure import Failure, FailureClass
@@ -292,3 +293,20 @@ def test_the_pages_say_what_degraded_mode_is() -> None:
 
     assert f"× {SHARE}" in section("operate.md", "Degraded mode")
     assert f"{PATIENCE_S:g} s" in section("money.md", 'How far "hard" goes')
+
+
+def test_the_urls_in_the_documentation_are_there() -> None:
+    """And every URL for clients of an SDK is in the documentation."""
+    text = (ROOT / "docs" / "connect.md").read_text()
+    section = text.partition("## URLs")[2].partition("\n## ")[0]
+    told: set[str] = set()
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[0].startswith("`/"):
+            base = cells[0].strip("`").rstrip("/")
+            told.update(base + path for path in re.findall(r"`(/[^`]+)`", cells[2]))
+    known = {path for path in ROUTES if path.startswith(("/v1/", "/v2/", "/v1beta/"))} | {"/api/models/catalog"}
+    assert known <= told
+    for path in told:
+        found = path in ROUTES or any(path.startswith(prefix) for prefix in UNDER)
+        assert found or path in ("/v1", "/v1alpha"), path

@@ -22,15 +22,18 @@ from shared.domain.policy import KeyPolicy
 from shared.domain.refusal import Reason, Refused
 from shared.domain.routing import Choice, Route, Strategy, Target
 from shared.flow import choose as choosing
+from shared.flow import sessions
 from shared.flow.admit import covered
 from shared.flow.choose import choose, decided, unbounded
 from shared.flow.explain import explain
+from shared.flow.sessions import Seat, Sessions, numbered
 from shared.routing.eligible import Health
 from shared.routing.plan import told
 from shared.snapshot.snapshot import KeyEntry, Snapshot, build
 from shared.upstream.load import Load
 from shared.wire.codec import read_facts
 from shared.wire.envelope import open_envelope
+from shared.wire.extensions import read_extensions
 from tests.routing.test_eligible import Standing
 from tests.snapshot.test_snapshot import configuration
 
@@ -85,6 +88,7 @@ class World:
     health: Health | None = None
     quota_left: Any = None
     clock: Clock = field(default_factory=SystemClock)
+    sessions: Sessions = field(default_factory=Sessions)
 
 
 class Marks:
@@ -99,19 +103,32 @@ def body(model: str = "fast", **fields: Any) -> bytes:
     return orjson.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]} | fields)
 
 
-def exchange(made: Snapshot, raw: bytes, world: World | None = None, at: str | None = None) -> Any:
-    """As much of an Exchange as `choose` looks at."""
+def exchange(made: Snapshot, raw: bytes, world: World | None = None, at: str | None = None, *, openrouter: bool = False) -> Any:
+    """As much of an Exchange as `choose` looks at. `openrouter`: at /api/v1."""
     opened = open_envelope(raw)
     arrival = SimpleNamespace(wire_format=WireFormat.OPENAI_CHAT, operation="chat", provider=at)
     entry = made.key("public")
     call = read_facts(WireFormat.OPENAI_CHAT, "chat", opened, None, None)
-    return SimpleNamespace(
-        gateway=world or World(), snapshot=made, arrival=arrival, key=entry, envelope=opened, call=call, decision=None
+    x = SimpleNamespace(
+        gateway=world or World(),
+        snapshot=made,
+        arrival=arrival,
+        key=entry,
+        envelope=opened,
+        call=call,
+        decision=None,
+        extensions=read_extensions(opened) if openrouter else None,
+        session=None,
     )
+    if x.extensions is not None and x.extensions.session is not None:
+        x.session = sessions.begin(cast(Any, x), x.extensions.session)
+    return x
 
 
-def names(made: Snapshot, raw: bytes, world: World | None = None, at: str | None = None) -> list[str]:
-    x = exchange(made, raw, world, at)
+def names(
+    made: Snapshot, raw: bytes, world: World | None = None, at: str | None = None, *, openrouter: bool = False
+) -> list[str]:
+    x = exchange(made, raw, world, at, openrouter=openrouter)
     return [f"{each.connection.name}:{each.model.model_id}" for each in choose(cast(Any, x))]
 
 
@@ -231,6 +248,148 @@ def test_a_suffix_is_read_off_a_name_that_is_none_with_it(wanted: str) -> None:
     assert names(made, body("c/llama:8b")) == ["c:llama:8b"]
     exact = snapshot(routes=(route("b/m"),), aliases={f"fast:{wanted}": "a/m"})
     assert names(exact, body(f"fast:{wanted}")) == ["a:m", "a2:m"]
+
+
+@pytest.mark.parametrize("wanted", ["a/m:zzz", "a/m:free:zzz", "a/m:zzz:nitro", "fast:zzz", "listed/m:zzz", "b/m:online:zzz"])
+def test_a_variant_that_nobody_knows_is_refused(wanted: str) -> None:
+    """Wire.md 114."""
+    listed = msgspec.structs.replace(connection("listed", "c"), prefix="listed", models={"m": Model(model_id="m")})
+    made = snapshot(routes=(route("b/m"),), connections=(*CONNECTIONS, listed))
+    status, reason, message = refused(made, body(wanted))
+    assert (status, reason) == (400, Reason.UNKNOWN_MODEL)
+    assert message.endswith("has no variant ':zzz' here: there are :nitro, :floor, :exacto, :free.")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "c/llama3:8b", "c/llama3:latest", "c/x-v2:0", "a/m:8b", "a/m:300k", "a/ft:m:org::id", "tags/llama3:instruct",
+        "openrouter/a/b:thinking", "added/llama3:instruct",
+    ],
+)  # fmt: skip
+def test_ids_with_a_colon_of_their_own_keep_working(own: str) -> None:
+    """Of Ollama (tags), Bedrock (versions), OpenAI (fine-tuned models) and OpenRouter (its own variants)."""
+    tags = msgspec.structs.replace(
+        connection("tags", "c"), prefix="tags",
+        models={each: Model(model_id=each) for each in ("llama3", "llama3:instruct")},
+    )  # fmt: skip
+    added = msgspec.structs.replace(connection("added"), prefix="added")
+    providers = {"added": provider("added", models={each: Model(model_id=each) for each in ("llama3", "phi:mini")})}
+    made = build(configuration(connections=(*CONNECTIONS, tags, added), keys=(key(),)), PROVIDERS | providers)
+    prefix, _, model_id = own.partition("/")
+    assert names(made, body(own))[0] == f"{prefix}:{model_id}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"plugins": [{"id": "web"}]}, "plugins"), ({"preset": "mine"}, "preset"), ({"model": "fast@preset/mine"}, "model"),
+        ({"model": "@preset/mine"}, "model"), ({"model": "a/m@preset/mine"}, "model"), ({"model": "fast:free:online"}, "model"),
+        ({"model": "a/m:online"}, "model"), ({"model": "c/m@preset/mine"}, "model"),
+    ],
+)  # fmt: skip
+def test_what_only_openrouter_has_is_refused_by_name_and_asked_of_openrouter(fields: dict[str, Any], field: str) -> None:
+    """Wire.md 114: nothing that was asked for is left out in silence."""
+    made = snapshot(routes=(route("b/m", "a/m"), route("b/m", "openrouter/x/y", name="both")))
+    with pytest.raises(Refused) as caught:
+        names(made, body(**fields), openrouter=True)
+    refusal = caught.value.refusal
+    assert (refusal.status, refusal.reason, refusal.field) == (400, Reason.INVALID_FIELD, field)
+    assert "leave" in refusal.message or "without '@preset/" in refusal.message
+    if "model" not in fields:
+        assert names(made, body("both", **fields), openrouter=True) == ["openrouter:x/y"]
+        assert names(made, body("openrouter/x/y", **fields), openrouter=True) == ["openrouter:x/y"]
+        assert names(made, body(**fields)) == ["b:m", "a:m", "a2:m"]  # elsewhere it is a field like any other
+
+
+def test_a_preset_at_openrouter_is_openrouters() -> None:
+    assert names(snapshot(), body("openrouter/x/y@preset/mine")) == ["openrouter:x/y@preset/mine"]
+
+
+def test_a_prompt_that_may_be_shortened_needs_half_of_its_length() -> None:
+    """Wire.md §1.5. Where the call does not say, the longer one serves it whole."""
+    models = {
+        each: Model(model_id=each, context_tokens=context) for each, context in (("s", 4_000), ("m", 8_000), ("l", 16_000))
+    }
+    made = build(configuration(connections=(connection("d"),), keys=(key(),), routes=(route("d/s", "d/m", "d/l"),)),
+                 {"d": provider("d", models=models)})  # fmt: skip
+    long = [{"role": "user", "content": "x" * 44_000}]  # 11,000 tokens
+    assert names(made, body(messages=long), openrouter=True) == ["d:l"]
+    assert names(made, body(messages=long, transforms=[]), openrouter=True) == ["d:l"]
+    assert names(made, body(messages=long, transforms=["middle-out"]), openrouter=True) == ["d:m", "d:l"]
+    longer = [{"role": "user", "content": "x" * 440_000}]
+    assert names(made, body(messages=longer, transforms=["middle-out"]), openrouter=True) == ["d:l"]
+
+
+DRAWN = [each for each in Strategy if each not in (Strategy.PRIORITY, Strategy.CHEAPEST, Strategy.FASTEST)]
+
+
+@pytest.mark.parametrize("strategy", DRAWN)
+def test_a_session_goes_to_one_deployment_on_every_node(strategy: Strategy) -> None:
+    """Wire.md 119. Each World is another node, with another chance."""
+    made = snapshot(routes=(route("a/m", "b/m", "c/x", "c/y", strategy=strategy),))
+    firsts = set()
+    for number in range(40):
+        raw = body(session_id=f"s{number}")
+        (first,) = {names(made, raw, World(Load(chance=Random(seed).random)), openrouter=True)[0] for seed in range(5)}
+        firsts.add(first)
+    assert len(firsts) > 1 or strategy is Strategy.PRICE_WEIGHTED  # one is 81 times likelier than the next
+    if strategy in (Strategy.RANDOM, Strategy.ROUND_ROBIN, Strategy.POWER_OF_TWO):
+        assert len(firsts) == 4
+
+
+def test_a_session_is_remembered_and_goes_elsewhere_after_an_error() -> None:
+    made = snapshot(routes=(route("b/m", "c/x", "c/y"),))
+    world, raw = World(), body(session_id="s")
+    number = numbered("org", "fast", "s")
+    now_s = world.clock.monotonic_s()
+
+    def first(**seat: str) -> list[str]:
+        world.sessions.remember(number, Seat(seat.get("served", ""), seat.get("failed", ""), now_s))
+        return names(made, raw, world, openrouter=True)
+
+    plain = names(made, raw, world, openrouter=True)
+    assert plain == ["b:m", "c:x", "c:y"]
+    assert first(served="conn_c/y") == ["c:y", "b:m", "c:x"]
+    assert first(failed="conn_b/m") == ["c:x", "c:y", "b:m"]
+    assert first(served="gone") == plain
+    x = exchange(made, raw, world, openrouter=True)
+    first(served="conn_c/x")
+    found = explain(world, made, x.key, raw, openrouter=True)
+    assert (found["held"], found["candidates"][0]["model"]) == (True, "c/x")
+    assert explain(world, made, x.key, raw)["held"] is False
+    assert names(made, body(session_id="other"), world, openrouter=True) == plain
+    assert names(made, body(session_id="s", provider={"order": ["b"]}), world, openrouter=True)[0] == "b:m"
+    world.health = Marks(c=Standing("open", 7.0))
+    world.health.marks["conn_c/x"] = Standing("open", 7.0)
+    assert names(made, raw, world, openrouter=True) == ["b:m", "c:y"]
+
+
+def test_a_session_held_beyond_the_attempts_is_asked_first_and_no_more_are_asked() -> None:
+    made = snapshot(routes=(route("b/m", "c/x", "c/y", max_attempts=2),))
+    world, raw = World(), body(session_id="s")
+    for seat, expected in (
+        (Seat("conn_c/y", "", world.clock.monotonic_s()), ["c:y", "b:m"]),
+        (Seat("", "conn_b/m", world.clock.monotonic_s()), ["c:x", "b:m"]),
+    ):
+        world.sessions.remember(numbered("org", "fast", "s"), seat)
+        assert names(made, raw, world, openrouter=True) == expected
+
+
+def test_a_session_belongs_to_its_organisation_and_model_and_is_idle_for_ten_minutes() -> None:
+    assert len({numbered(*each) for each in (("o", "m", "s"), ("p", "m", "s"), ("o", "n", "s"), ("o", "m", "t"))}) == 4
+    kept = Sessions(most=3)
+    kept.remember(1, Seat("a", "", 1000.0))
+    assert kept.of(1, 1599.9) == Seat("a", "", 1000.0)
+    assert kept.of(1, 1600.0) is None
+    assert kept.of(2, 1000.0) is None
+    kept.remember(1, Seat("b", "", 1500.0))
+    kept.remember(2, Seat("b", "", 1600.0))
+    kept.remember(3, Seat("b", "", 2100.0))  # the first is idle for ten minutes now
+    assert (kept.of(1, 2000.0), len(kept)) == (None, 2)
+    for number in range(4, 9):
+        kept.remember(number, Seat("b", "", 2100.0))
+    assert len(kept) == 3
 
 
 def test_at_a_providers_url_a_route_is_cut_to_it_and_a_prefix_may_be_left_out() -> None:

@@ -203,6 +203,32 @@ async def test_when_all_fail_the_last_one_says_so_and_nothing_is_paid(cluster: C
     assert (row["attempts"], row["cost_nano_usd"], row["connection"]) == (2, 0, "spare")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("fail-429", "fail-503", None),  # nobody said when
+        ("fail-429-retry-30", "fail-429-retry-7", 7),
+        ("fail-429-retry-7", "fail-429-retry-30", 7),
+        ("fail-429-retry-7", "fail-500", 7),  # the one that said
+        ("fail-500", "fail-503-retry-9", 9),
+        ("bad-key", "fail-429-retry-5", 5),
+        ("fail-429-retry-5", "bad-key", None),  # the last word is that no retry helps
+    ],
+)
+async def test_a_client_waits_for_the_first_that_can_be_asked_again(
+    cluster: Cluster, spare: Upstream, first: str, second: str, expected: int | None
+) -> None:
+    """Wire.md 120: Retry-After is absent when no provider sent one, and else the least."""
+    for provider, fault in ((cluster.provider, first), (spare, second)):
+        provider.fail(fault)
+    async with client(cluster) as one:
+        status, headers, _ = await one.chat(call(max_tokens=20))
+    assert status >= 429
+    told = headers.get("retry-after")
+    assert (None if told is None else int(told)) == expected
+    assert headers["x-should-retry"] == ("false" if second == "bad-key" else "true")
+
+
 async def test_the_budget_covers_the_dearest_of_the_plan(cluster: Cluster, spare: Upstream) -> None:
     """At lab's price the call would fit, at spare's it does not: refused before anybody is asked."""
     cluster.provider.fail("fail-503")

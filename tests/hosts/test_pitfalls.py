@@ -180,7 +180,7 @@ async def test_a_stream_that_thinks_long_is_begun_and_its_error_then_comes_in_it
         ):
             assert reply.status == 200
             raw = await reply.read()
-    comment = raw.index(b": waystation")
+    comment = raw.index(b": OPENROUTER PROCESSING\n\n")
     assert comment < raw.index(b'"error"')
     assert b"[DONE]" not in raw
     assert cluster.provider.requests == []

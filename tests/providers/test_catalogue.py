@@ -83,6 +83,7 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
     "vertex": (WireFormat.GEMINI, Auth.BEARER, GEMINI_PATHS),
 }
 QUIRKS: dict[str, dict[str, object]] = {
+    "anthropic": {"most_messages": 100_000, "continues": "turn"},
     "azure": {
         "drop": ("top_k",),
         "output_cap_field": "max_completion_tokens",

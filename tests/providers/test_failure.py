@@ -14,7 +14,6 @@ from shared.domain.failure import Failure, FailureClass
 from shared.domain.refusal import Reason, Refusal
 from shared.providers.failure import (
     CLIENT_FAULTS,
-    DEFAULT_RETRY_AFTER_S,
     LOOKS_SECRET,
     MOST_BODY,
     MOST_RETRY_AFTER_S,
@@ -208,9 +207,9 @@ def test_every_class_has_a_consequence() -> None:
     [
         (FailureClass.RATE_LIMITED, 7.5, 7.5),
         (FailureClass.RATE_LIMITED, 0.0, 0.0),
-        (FailureClass.RATE_LIMITED, None, DEFAULT_RETRY_AFTER_S),
+        (FailureClass.RATE_LIMITED, None, None),
         (FailureClass.OVERLOADED, 7.5, 7.5),
-        (FailureClass.OVERLOADED, None, DEFAULT_RETRY_AFTER_S),
+        (FailureClass.OVERLOADED, None, None),
         (FailureClass.PROVIDER_FAULT, 7.5, 7.5),
         (FailureClass.PROVIDER_FAULT, None, None),
         (FailureClass.CREDENTIAL, 7.5, None),

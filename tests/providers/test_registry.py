@@ -59,6 +59,7 @@ forced_tools = ["any"]
 reasoning = "object"
 tool_ids = "nine"
 most_stops = 1
+most_messages = 1000
 
 [data_policy]
 trains = false
@@ -97,7 +98,7 @@ verified_on = 2026-08-01
         headers={"acme-version": "1"},
         quirks=Quirks(
             drop=("top_k",), rename={"max_completion_tokens": "max_tokens"}, stream_usage=False, usage_in_choice=True,
-            forced_tools=("any",), reasoning="object", tool_ids="nine", most_stops=1,
+            forced_tools=("any",), reasoning="object", tool_ids="nine", most_stops=1, most_messages=1000,
         ),
         data_policy=DataPolicy(trains=False, retention_days=0, region="eu"),
         models={"small": Model(model_id="small"), "big-1.5": big},

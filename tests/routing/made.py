@@ -78,8 +78,10 @@ def inputs(
     turn: int = 0,
     needs: Needs = NO_NEEDS,
     quota_left: Callable[[Deployment], float | None] | None = None,
+    recent_outage: Callable[[str], bool] | None = None,
     most: int = 5,
 ) -> Inputs:
     return Inputs(
-        figures=figures or {}, chance=Random(seed).random, turn=lambda _: turn, needs=needs, quota_left=quota_left, most=most
-    )
+        figures=figures or {}, chance=Random(seed).random, turn=lambda _: turn, needs=needs, quota_left=quota_left,
+        recent_outage=recent_outage, most=most,
+    )  # fmt: skip

@@ -125,6 +125,21 @@ def test_models_are_gone_through_one_by_one_or_sorted_together_and_replace_the_c
     assert names(decide(two_models(), inputs(), preferences=each)) == ["a", "c"]
 
 
+def test_the_deployments_of_all_models_are_sorted_by_throughput() -> None:
+    """Wire.md 112."""
+    made = two_models()
+    speeds = {"a": 10, "b": 40, "c": 90, "d": 30}
+    figures = {
+        each.key: Figures(tokens_per_s=speeds[each.connection.name])
+        for each in made.members[:5]
+        if each.connection.name != "chain"
+    }
+    wanted = Preferences(models=("x",), sort="throughput", across_models=True)
+    assert names(decide(made, inputs(figures=figures), preferences=wanted)) == ["c", "b", "d", "a"]
+    each = Preferences(models=("x",), sort="throughput")
+    assert names(decide(made, inputs(figures=figures), preferences=each)) == ["b", "a", "c", "d"]
+
+
 def test_a_providers_url_leaves_only_its_own() -> None:
     plan = decide(pool(group(A1), group(B1), chain=(C,)), inputs(), provider="b")
     assert names(plan) == ["b1"]

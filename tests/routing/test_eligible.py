@@ -229,7 +229,8 @@ def test_a_plan_is_plain_data_for_those_who_read_it() -> None:
         pool(deployment("other/m", can=frozenset()), GOOD, chain=(deployment("late/m"),)), inputs(needs=Needs(tools=True))
     )
     assert told(plan) == {
-        "asked": "fast", "route": "fast", "strategy": "priority", "panic": False, "spare": [], "chain": ["late/m"],
+        "asked": "fast", "route": "fast", "strategy": "priority", "panic": False, "held": False, "spare": [],
+        "chain": ["late/m"],
         "candidates": [
             {"model": "good/m", "connection": "good", "provider": "good"},
             {"model": "late/m", "connection": "late", "provider": "late"},

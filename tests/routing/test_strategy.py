@@ -142,6 +142,29 @@ def test_quota_aware_draws_in_proportion_to_what_is_left() -> None:
     assert drawn(Strategy.QUOTA_AWARE, among, place=3, quota_left=lambda each: left[each.key])[2] == 1
 
 
+def test_price_weighted_draws_by_the_square_of_the_price_and_an_outage_comes_last() -> None:
+    """Wire.md 109: A for 1 USD, B for 2 with an outage, C for 3: A is nine times likelier to be first than C, B is last."""
+    among = members(3, prices=((1, 1), (2, 2), (3, 3)))
+    sick = among.deployments[1].key
+    given: dict[str, Any] = {"needs": Needs(input_tokens=100), "recent_outage": lambda key: key == sick}
+    assert drawn(Strategy.PRICE_WEIGHTED, among, **given) == pytest.approx([0.9, 0, 0.1], abs=0.01)
+    assert drawn(Strategy.PRICE_WEIGHTED, among, place=1, **given) == pytest.approx([0.1, 0, 0.9], abs=0.01)
+    assert drawn(Strategy.PRICE_WEIGHTED, among, place=2, **given) == [0, 1, 0]
+    well = drawn(Strategy.PRICE_WEIGHTED, among, needs=Needs(input_tokens=100))
+    assert well == pytest.approx([36 / 49, 9 / 49, 4 / 49], abs=0.01)
+
+
+def test_price_weighted_begins_with_what_is_free_and_ends_with_what_is_unknown() -> None:
+    among = members(6, prices=(None, (5, 5), (0, 0), (0, 0), None, (1, 1)))
+    down = {among.deployments[at].key for at in (2, 5)}
+    needs = Needs(input_tokens=100)
+    orders = {
+        tuple(order(Strategy.PRICE_WEIGHTED, among, seed=seed, needs=needs, recent_outage=down.__contains__, most=6))
+        for seed in range(50)
+    }
+    assert orders == {(3, 1, 0, 4, 2, 5), (3, 1, 4, 0, 2, 5)}
+
+
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_one_alone_needs_no_strategy(strategy: Strategy) -> None:
     def never() -> float:

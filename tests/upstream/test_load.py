@@ -124,3 +124,39 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         made.turn(str(number))
     assert len(made.figures) <= 10
     assert {"busy", "99"} <= set(made.figures)
+
+
+def test_an_outage_begins_with_a_failure_and_ends_by_itself() -> None:
+    """Half a minute after the last failure, or as soon as fewer than a fifth of the calls since the first one fail."""
+    now_s = 100.0
+    load = Load(clock_s=lambda: now_s)
+
+    def call(*, failed: bool = False) -> bool:
+        load.started("a")
+        load.ended("a", failed=failed)
+        return load.recent_outage("a")
+
+    assert not any(call() for _ in range(1000))
+    assert call(failed=True)
+    assert [call() for _ in range(5)] == [True, True, True, True, False]
+    assert call(failed=True)  # two of seven
+    now_s = 129.9
+    assert load.recent_outage("a")
+    now_s = 130.0
+    assert not load.recent_outage("a")
+    assert not call()
+    assert call(failed=True)  # one of one: what was before is forgotten
+    assert not load.recent_outage("never asked")
+
+
+def test_an_outage_after_a_long_bad_day_is_one() -> None:
+    load = Load(clock_s=lambda: 1.0)
+
+    def call(*, failed: bool = False) -> bool:
+        load.started("a")
+        load.ended("a", failed=failed)
+        return load.recent_outage("a")
+
+    day = [call(failed=at % 10 == 0) for at in range(5000)]
+    assert not any(day[100:])
+    assert any(call(failed=True) for _ in range(10))

@@ -16,7 +16,7 @@ from shared.wire.canonical import Stamp
 from shared.wire.codec import bridge
 from shared.wire.envelope import open_envelope
 from shared.wire.openai_chat import check_call
-from shared.wire.openrouter import Cost, Dressed, Face, encode_refusal, with_documents
+from shared.wire.openrouter import Cost, Dressed, Face, encode_refusal, encode_stream_error, with_documents
 from tests.wire.test_every_codec import cut
 
 NUMBER = "018f4e6a-7b1c-7d2e-9f3a-4b5c6d7e8f90"
@@ -234,7 +234,12 @@ def test_errors_before_and_in_a_stream() -> None:
     status, headers, body = encode_refusal(refusal, "r1")
     assert (status, headers["x-request-id"], headers["x-should-retry"]) == (404, "r1", "false")
     assert orjson.loads(body) == {
-        "error": {"code": 404, "message": "no such model", "metadata": {"error_type": "not_found", "field": "model"}}
+        "error": {
+            "code": 404,
+            "message": "no such model",
+            "metadata": {"error_type": "not_found", "field": "model"},
+            "availability": {"code": "model_not_found", "retryable": False},
+        }
     }
     said = Refusal(
         reason=Reason.PROVIDER_REFUSED, status=422, message="x", provider="Lab", raw_body=b'{"error":{"message":"too odd"}}'
@@ -263,7 +268,7 @@ def test_openrouters_own_fields_go_to_openrouter_alone(takes_routing: bool) -> N
     connection = Connection(connection_id="c", name="lab", provider="lab", prefix="lab", base_url="http://x")
     to = Deployment(provider=lab, connection=connection, model=Model(model_id="m", max_output_tokens=100))
     stamp = Stamp(event_id=NUMBER, created_s=1, model="lab/m", native_finish=True)
-    own = {"usage": {"include": True}, "transforms": ["middle-out"], "session_id": "s", "plugins": []}
+    own = {"usage": {"include": True}, "transforms": ["middle-out"], "session_id": "s", "plugins": [], "top_a": 0.1}
     plain = {"model": "lab/m", "messages": [{"role": "user", "content": "hi"}], "safe_prompt": True}
     face = Face(wire_format=WireFormat.OPENAI_CHAT, event_id=NUMBER, provider="Lab", cost=cost)
     for hub in (False, True):
@@ -273,10 +278,50 @@ def test_openrouters_own_fields_go_to_openrouter_alone(takes_routing: bool) -> N
         sent = orjson.loads(body)
         assert {name for name in own if name in sent} == (set(own) if takes_routing else set())
         assert (sent["safe_prompt"], sent["model"]) == (True, "m")
-        assert dropped == ([] if takes_routing else ["transforms", "plugins"])
+        assert dropped == ([] if takes_routing else ["top_a"])
 
 
 def test_a_ranking_has_its_documents_again() -> None:
     ranked = {"results": [{"index": 1, "relevance_score": 0.5}, {"index": 0, "document": {"text": "told"}}, {"index": 9}]}
     made = with_documents(ranked, ["a", {"text": "b", "more": 1}])
     assert [each["document"] for each in made["results"]] == [{"text": "b", "more": 1}, {"text": "told"}, {"text": ""}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "by"),
+    [
+        ("provider.only", "no_endpoints", "allowed_providers"), ("provider.max_price", "constraint_filtered", "max_price"),
+        ("provider.zdr", "privacy_restricted", "data_policy:zdr"),
+        ("provider.data_collection", "privacy_restricted", "data_policy:training"),
+        ("provider.quantizations", "constraint_filtered", "quantization"),
+    ],
+)  # fmt: skip
+def test_why_there_is_nobody_to_ask_is_said_in_openrouters_words(rule: str, code: str, by: str) -> None:
+    refusal = Refusal(reason=Reason.NO_DEPLOYMENT, status=404, message="no", field="provider", retry=False, rule=rule)
+    told = orjson.loads(encode_refusal(refusal, None)[2])["error"]["availability"]
+    assert told == {"code": code, "retryable": False, "excluded_by": [by]}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "too much", "code": "context_length_exceeded"},
+        {"message": "This model's maximum context length is 8192 tokens.", "code": 400},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_told_what_helps(error: dict[str, Any]) -> None:
+    raw = orjson.dumps({"error": error})
+    refusal = Refusal(reason=Reason.PROVIDER_REFUSED, status=400, message="no", retry=False, raw_body=raw)
+    told = orjson.loads(encode_refusal(refusal, None)[2])["error"]
+    assert (told["code"], told["metadata"]) == (400, {"error_type": "context_length_exceeded"})
+    assert told["message"].startswith(error["message"])
+    assert '"transforms": ["middle-out"]' in told["message"]
+
+
+def test_a_node_that_stops_says_so_in_openrouters_words() -> None:
+    refusal = Refusal(reason=Reason.OVERLOADED, status=503, message="This node stops.", retry=True)
+    event = encode_stream_error(refusal)
+    told = orjson.loads(event.removeprefix(b"data: "))
+    assert (told["object"], told["choices"][0]["finish_reason"]) == ("chat.completion.chunk", "error")
+    assert told["error"]["code"] == 503
+    assert told["error"]["metadata"] == {"error_type": "provider_overloaded"}
