@@ -13,13 +13,14 @@ from shared.domain.catalogue import Deployment
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
 from shared.wire import openai_chat
-from shared.wire.canonical import Delta, Event, Failed, Start, Stopped, Used
+from shared.wire.canonical import Delta, Event, Failed, Start, Stop, Stopped, Used
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
-from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts
+from shared.wire.openai_chat.reply import BROKEN
+from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts, gone_wrong
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 from shared.wire.tap import ChatTap
-from shared.wire.translate import ClientHalf, Decoder, ProviderHalf
+from shared.wire.translate import ClientHalf, Decoder, ProviderHalf, came_to_an_end
 
 
 class ChatPassthrough:
@@ -55,6 +56,8 @@ class ChatPassthrough:
             raise MalformedReply("answered without choices")
         usage = openai_chat.read_usage(reply.usage) if reply.usage else None
         finish = reply.choices[0].finish_reason if reply.choices else None
+        if finish in BROKEN:
+            raise MalformedReply(gone_wrong(finish))
         return ReplyFacts(body=body, usage=usage, finish_reason=finish)
 
     def tap(self, *, hide_usage: bool) -> ChatTap:
@@ -125,6 +128,7 @@ class NativePassthrough:
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         reply = self._provider.decode_reply(body)
+        came_to_an_end(reply)
         finish = reply.choices[0].stop.value if reply.choices else None
         return ReplyFacts(body=body, usage=reply.usage, finish_reason=finish)
 
@@ -194,6 +198,8 @@ class ListeningTap:
                 self.usage = event.usage
             case Start() if event.usage is not None:
                 self.usage = event.usage
+            case Stopped(stop=Stop.ERROR) if not self.first_token_seen:
+                raise MalformedReply(gone_wrong(event.native))
             case Stopped():
                 self.finish_reason = event.stop.value
             case Failed():

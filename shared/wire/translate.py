@@ -24,6 +24,7 @@ from shared.wire.canonical import (
     Reply,
     Stamp,
     Start,
+    Stop,
     Stopped,
     Tool,
     ToolCall,
@@ -32,7 +33,7 @@ from shared.wire.canonical import (
 from shared.wire.envelope import Envelope, open_envelope
 from shared.wire.inline import Fetched, inlined
 from shared.wire.openai_chat.facts import ChatCall
-from shared.wire.reply import ReplyFacts
+from shared.wire.reply import MalformedReply, ReplyFacts, gone_wrong
 
 
 class Decoder(Protocol):
@@ -106,6 +107,7 @@ class Translation:
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""
         reply = self._provider.decode_reply(body)
+        came_to_an_end(reply)
         if self._tools:
             reply = replace(reply, choices=tuple(self._restored(choice) for choice in reply.choices))
         finish = reply.choices[0].stop.value if reply.choices else None
@@ -128,6 +130,14 @@ class Translation:
     def _restored(self, choice: Choice) -> Choice:
         parts = tuple(self._tools.restored(part) if isinstance(part, ToolCall) else part for part in choice.parts)
         return replace(choice, parts=parts)
+
+
+def came_to_an_end(reply: Reply) -> None:
+    """Raises MalformedReply where the provider itself says that it went wrong (Gemini's MALFORMED_FUNCTION_CALL): nobody has
+    seen anything of it, so another may be asked."""
+    for choice in reply.choices:
+        if choice.stop is Stop.ERROR:
+            raise MalformedReply(gone_wrong(choice.native))
 
 
 class Tools:
@@ -215,14 +225,21 @@ class TranslatingTap:
                 self.usage = event.usage
             case Start() if event.usage is not None:
                 self.usage = event.usage
+            case Stopped(stop=Stop.ERROR):
+                if not self.first_token_seen:
+                    raise MalformedReply(gone_wrong(event.native))
+                return self._failed(Failed(gone_wrong(event.native)))
             case Stopped():
                 self.finish_reason = event.stop.value
             case Failed():
-                self.error = event.raw or b"{}"
-                message = f"The provider failed in the middle of its answer: {event.message[:300]}"
-                refusal = Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message)
-                return self._encode_error(refusal, self.sequence)
+                return self._failed(event)
         return self._restored(event) if self._tools else self._encoder.feed(event)
+
+    def _failed(self, event: Failed) -> bytes:
+        self.error = event.raw or orjson.dumps({"error": {"message": event.message}})
+        message = f"The provider failed in the middle of its answer: {event.message[:300]}"
+        refusal = Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message)
+        return self._encode_error(refusal, self.sequence)
 
     def _restored(self, event: Event) -> bytes:
         match event:

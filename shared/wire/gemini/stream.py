@@ -29,7 +29,17 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.decoder import EventDecoder
-from shared.wire.gemini.reply import REASONS, blocked, raw_parts, read_usage, reply_part, stop_of, tail, usage_object
+from shared.wire.gemini.reply import (
+    REASONS,
+    blocked,
+    raw_parts,
+    read_usage,
+    reply_part,
+    says_nothing,
+    stop_of,
+    tail,
+    usage_object,
+)
 from shared.wire.parts import Parts
 from shared.wire.reply import MalformedReply
 
@@ -83,11 +93,12 @@ class _Objects:
 
 
 class _Candidate:
-    __slots__ = ("calls", "parts", "reason")
+    __slots__ = ("calls", "empty", "parts", "reason")
 
     def __init__(self, index: int) -> None:
         self.parts = Parts(index)
         self.calls = 0
+        self.empty = True
         self.reason: str | None = None
 
 
@@ -118,7 +129,8 @@ class StreamDecoder(EventDecoder):
         for index, candidate in self._candidates.items():
             if candidate.reason is not None:
                 events += candidate.parts.end()
-                events.append(Stopped(stop_of(candidate.reason, called=candidate.calls > 0), index, native=candidate.reason))
+                stop = stop_of(candidate.reason, called=candidate.calls > 0, empty=candidate.empty)
+                events.append(Stopped(stop, index, native=candidate.reason))
         if not self._candidates and self._blocked is not None:
             events.append(Stopped(Stop.FILTER, native=self._blocked))
         return events
@@ -158,6 +170,7 @@ class StreamDecoder(EventDecoder):
         parts = content.get("parts") if type(content) is dict else None
         for each in parts if type(parts) is list else ():
             part = reply_part(each, candidate.calls) if type(each) is dict else None
+            candidate.empty = candidate.empty and (type(each) is not dict or says_nothing(each))
             match part:
                 case Text():
                     events += candidate.parts.text(part.text)

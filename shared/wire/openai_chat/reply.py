@@ -34,6 +34,7 @@ STOPS: dict[str, Stop] = {
     "error": Stop.ERROR, "network_error": Stop.ERROR, "insufficient_system_resource": Stop.ERROR,
 }  # fmt: skip
 """OpenAI's reasons, and those of its imitators (Mistral, Together, Z.ai, DeepSeek)."""
+BROKEN = frozenset(reason for reason, stop in STOPS.items() if stop is Stop.ERROR)
 FORMATS = {"anthropic": "anthropic-claude-v1", "gemini": "google-gemini-v1", "openai": "openai-responses-v1"}
 
 
