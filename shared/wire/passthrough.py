@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from shared.domain.catalogue import Deployment
+from shared.domain.catalogue import Deployment, Quirks
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
 from shared.wire import openai_chat
@@ -17,6 +17,7 @@ from shared.wire.canonical import Delta, Event, Failed, Start, Stop, Stopped, Us
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
 from shared.wire.openai_chat.reply import BROKEN
+from shared.wire.openai_chat.tidy import refuse_more_than_one, tidied
 from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts, gone_wrong
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 from shared.wire.tap import ChatTap
@@ -45,6 +46,8 @@ class ChatPassthrough:
             replace[quirks.rename.get("max_completion_tokens", "max_completion_tokens")] = b"%d" % output_cap
         if envelope.routing is not None and quirks.takes_routing:
             replace["provider"] = envelope.routing
+        if quirks.tidied:
+            _tidy(envelope, quirks, call, replace, drop, unsaid)
         return envelope.edited(replace, drop, quirks.rename), unsaid
 
     def read_reply(self, body: bytes) -> ReplyFacts:
@@ -68,6 +71,24 @@ class ChatPassthrough:
 
     def provider_message(self, body: bytes) -> str | None:
         return None
+
+
+def _tidy(
+    envelope: Envelope, quirks: Quirks, call: ChatCall, replace: dict[str, bytes], drop: list[str], unsaid: list[str]
+) -> None:
+    """What some providers refuse within the body. Raises Refused."""
+    if "n" in quirks.drop:
+        refuse_more_than_one(call.choices)
+    fields = envelope.fields
+    if quirks.no_nulls:
+        nulls = [name for name, value in fields.items() if bytes(value) == b"null" and name not in replace]
+        drop += nulls
+        unsaid[:] = [name for name in unsaid if name not in nulls]
+    messages = bytes(fields.get("messages", b""))
+    made, without = tidied(messages, quirks)
+    if made is not messages:
+        replace["messages"] = made
+    unsaid += without
 
 
 class _Choice(msgspec.Struct, gc=False):

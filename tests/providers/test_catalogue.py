@@ -14,6 +14,7 @@ BASE_URLS = {
     "anthropic": "https://api.anthropic.com/v1",
     "assemblyai": "https://api.assemblyai.com/v2",
     "azure": None,
+    "azure-deployments": None,
     "deepgram": "https://api.deepgram.com/v1",
     "cohere": "https://api.cohere.com/v2",
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
@@ -83,6 +84,7 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
     "vertex": (WireFormat.GEMINI, Auth.BEARER, GEMINI_PATHS),
 }
 QUIRKS: dict[str, dict[str, object]] = {
+    "azure-deployments": {"drop": ("top_k",), "output_cap_field": "max_completion_tokens", "forbids_by_model": True},
     "azure": {
         "drop": ("top_k",),
         "output_cap_field": "max_completion_tokens",
@@ -93,6 +95,12 @@ QUIRKS: dict[str, dict[str, object]] = {
     "cerebras": {"forced_tools": ("required",)},
     "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "replay_needed": True},
     "fireworks": {"forced_tools": ("any", "named")},
+    "groq": {
+        "drop": ("logit_bias", "logprobs", "n", "top_logprobs"),
+        "message_drop": ("name",),
+        "no_nulls": True,
+    },
+    "perplexity": {"drop": ("parallel_tool_calls", "tool_choice", "tools"), "alternating": True, "citations": True},
     "glm": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": (), "most_stops": 1},
     "kimi": {"reasoning": "thinking", "replay_needed": True, "forced_tools": ("named",)},
     "minimax": {"reasoning": "none", "output_cap_field": "max_completion_tokens"},
@@ -149,8 +157,9 @@ def test_a_format_that_has_no_model_in_its_body_has_it_in_every_path_of_a_call(c
         (provider.wire_format, "{model}" in path)
         for provider in catalogue.values()
         for endpoint, path in provider.endpoints.items()
-        if endpoint in ("chat", "chat_stream")
+        if endpoint in ("chat", "chat_stream") and provider.name != "azure-deployments"
     }
+    assert "/deployments/{model}/" in catalogue["azure-deployments"].endpoints["chat"]
     in_url = {WireFormat.GEMINI, WireFormat.BEDROCK}
     chat = [provider for provider in catalogue.values() if "chat" in provider.endpoints]
     assert in_path == {(provider.wire_format, provider.wire_format in in_url) for provider in chat}
@@ -246,7 +255,7 @@ def test_an_output_is_never_longer_than_its_context(catalogue: dict[str, Provide
     assert odd == []
 
 
-@pytest.mark.parametrize("name", ["azure", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"])
+@pytest.mark.parametrize("name", ["azure", "azure-deployments", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"])
 def test_where_models_are_not_ours_to_know_none_are_listed(catalogue: dict[str, Provider], name: str) -> None:
     assert catalogue[name].models == {}
 
