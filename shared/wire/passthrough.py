@@ -4,6 +4,7 @@ policy fields; the answer passes untouched, with a tap listening.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -84,6 +85,8 @@ def _tidy(
         nulls = [name for name, value in fields.items() if bytes(value) == b"null" and name not in replace]
         drop += nulls
         unsaid[:] = [name for name in unsaid if name not in nulls]
+    if not (quirks.message_drop or quirks.no_nulls or quirks.alternating):
+        return
     messages = bytes(fields.get("messages", b""))
     made, without = tidied(messages, quirks)
     if made is not messages:
@@ -123,8 +126,19 @@ def _asking_for_usage(options: msgspec.Raw | None) -> bytes:
 class NativePassthrough:
     """Any other format to itself. `cap` is the path of the output cap in the body; `model_in_body` False: it is in the URL."""
 
-    def __init__(self, client: ClientHalf, provider: ProviderHalf, cap: tuple[str, ...], *, model_in_body: bool = True) -> None:
+    def __init__(
+        self,
+        client: ClientHalf,
+        provider: ProviderHalf,
+        cap: tuple[str, ...],
+        *,
+        model_in_body: bool = True,
+        mark: bytes = b"",
+        unmarked: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._client, self._provider, self._cap, self._model_in_body = client, provider, cap, model_in_body
+        self._mark, self._unmarked = mark, unmarked
+        """Where the mark is in a body, its messages hold something of ours that must come out."""
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
@@ -134,6 +148,8 @@ class NativePassthrough:
         replace = {"model": orjson.dumps(deployment.model.model_id)} if self._model_in_body else {}
         if output_cap is not None:
             replace[self._cap[0]] = self._capped(envelope, output_cap)
+        if self._unmarked is not None and self._mark in envelope.body and "messages" in envelope.fields:
+            replace["messages"] = self._unmarked(bytes(envelope.fields["messages"]))
         if not replace and not drop and not quirks.rename:
             return envelope.body, []
         return envelope.edited(replace, drop, quirks.rename), drop

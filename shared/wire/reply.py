@@ -24,6 +24,9 @@ class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     """None: JSON, or for speech what the provider says."""
 
 
+GONE_WRONG = "stopped without a usable answer"
+
+
 def gone_wrong(reason: str | None) -> str:
     """What is said of a provider that names a fault of its own as the reason why it stopped."""
-    return f"stopped without a usable answer: {(reason or 'no reason given')[:80]}"
+    return f"{GONE_WRONG}: {(reason or 'no reason given')[:80]}"

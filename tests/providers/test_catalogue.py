@@ -255,7 +255,9 @@ def test_an_output_is_never_longer_than_its_context(catalogue: dict[str, Provide
     assert odd == []
 
 
-@pytest.mark.parametrize("name", ["azure", "azure-deployments", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"])
+@pytest.mark.parametrize(
+    "name", ["azure", "azure-deployments", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"]
+)
 def test_where_models_are_not_ours_to_know_none_are_listed(catalogue: dict[str, Provider], name: str) -> None:
     assert catalogue[name].models == {}
 

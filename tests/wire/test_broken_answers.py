@@ -102,7 +102,8 @@ def test_an_answer_that_breaks_in_the_midst_ends_with_the_clients_error(client: 
             assert (last["type"], last["delta"]) == ("message-end", {"finish_reason": "ERROR", "error": message})
     assert b"I will" in out
     assert tap.error is not None
-    assert tap.usage is not None and (tap.usage.input_tokens, tap.usage.output_tokens) == (7, 2)
+    assert tap.usage is not None
+    assert (tap.usage.input_tokens, tap.usage.output_tokens) == (7, 2)
 
 
 @pytest.mark.parametrize("reason", BLOCKED)

@@ -348,7 +348,8 @@ def test_perplexitys_sources_are_annotations() -> None:
     bridge.sent(asked())
     choice = {"message": {"content": "so"}, "finish_reason": "stop"}
     made = bridge.answered({"choices": [choice], "citations": ["https://example.com"]})["choices"][0]["message"]
-    assert made["annotations"] == [{"type": "url_citation", "url_citation": {"url": "https://example.com", "title": ""}}]
+    place = {"url": "https://example.com", "title": "", "start_index": 0, "end_index": 2}
+    assert made["annotations"] == [{"type": "url_citation", "url_citation": place}]
 
 
 @pytest.mark.parametrize("client", [MESSAGES, RESPONSES, GEMINI])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import loose
-from shared.wire.canonical import Choice, Media, Reply, Stamp, Stop, Text, Thinking, ToolCall
+from shared.wire.canonical import Choice, Citation, Media, Reply, Stamp, Stop, Text, Thinking, ToolCall
 from shared.wire.reply import MalformedReply
 
 REASONS: dict[Stop, str] = {
@@ -130,11 +131,19 @@ def encode_reply(reply: Reply, stamp: Stamp) -> bytes:
                 "finishReason": REASONS[choice.stop],
                 "index": index,
             }
+            | grounding(reply.citations)
             for index, choice in enumerate(reply.choices)
         ],
         "usageMetadata": usage_object(reply.usage or Usage()),
     }
     return orjson.dumps(body | tail(stamp))
+
+
+def grounding(citations: Sequence[Citation]) -> dict[str, Any]:
+    """A candidate's sources, without their places: Google counts bytes where we count characters."""
+    if not citations:
+        return {}
+    return {"groundingMetadata": {"groundingChunks": [{"web": {"uri": each.url, "title": each.title}} for each in citations]}}
 
 
 def tail(stamp: Stamp) -> dict[str, Any]:

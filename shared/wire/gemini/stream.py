@@ -14,6 +14,8 @@ from shared.domain.usage import Usage
 from shared.wire import loose, sse
 from shared.wire.canonical import (
     Begin,
+    Citation,
+    Cited,
     Delta,
     End,
     Event,
@@ -32,6 +34,7 @@ from shared.wire.decoder import EventDecoder
 from shared.wire.gemini.reply import (
     REASONS,
     blocked,
+    grounding,
     raw_parts,
     read_usage,
     reply_part,
@@ -197,6 +200,7 @@ class StreamEncoder:
         self._usage = Usage()
         self._stops: dict[int, Stop] = {}
         self._kinds: dict[int, type[Any]] = {}
+        self._citations: tuple[Citation, ...] = ()
         self._first = True
 
     def feed(self, event: Event) -> bytes:
@@ -213,6 +217,8 @@ class StreamEncoder:
                     return self._chunk(event.choice, [signed])
             case Stopped():
                 self._stops[event.choice] = event.stop
+            case Cited():
+                self._citations = event.citations
             case Used():
                 self._usage = event.usage
             case Start() if event.usage is not None:
@@ -222,6 +228,7 @@ class StreamEncoder:
     def close(self) -> bytes:
         candidates = [
             {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[stop], "index": choice}
+            | grounding(self._citations)
             for choice, stop in sorted((self._stops or {0: Stop.END}).items())
         ]
         body = {"candidates": candidates, "usageMetadata": usage_object(self._usage)} | self._tail

@@ -10,6 +10,7 @@ from shared.domain.usage import Usage
 from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Choice,
+    Citation,
     Media,
     Reply,
     Stamp,
@@ -21,6 +22,7 @@ from shared.wire.canonical import (
     unpack_signature,
 )
 from shared.wire.openai_chat.facts import read_usage
+from shared.wire.openai_chat.sources import annotated, listed, located, url_citations
 from shared.wire.reply import MalformedReply
 
 FINISH: dict[Stop, str] = {
@@ -60,13 +62,21 @@ def decode_reply(body: bytes) -> Reply:
     usage = reply.get("usage")
     if not usage and reply["choices"] and type(reply["choices"][0]) is dict:
         usage = reply["choices"][0].get("usage")
-    citations = tuple({"url": url} for url in loose.array(reply.get("citations")) if type(url) is str)
     return Reply(
         choices=tuple(choices),
         usage=read_usage(orjson.dumps(usage)) if type(usage) is dict else None,
         model=reply.get("model") if type(reply.get("model")) is str else None,
-        citations=citations,
+        citations=_citations(reply, choices[0] if choices else None),
     )
+
+
+def _citations(reply: dict[str, Any], choice: Choice | None) -> tuple[Citation, ...]:
+    found = [each for raw in loose.tables(reply["choices"])[:1] for each in annotated(loose.table(raw.get("message")))]
+    found = found or listed(reply)
+    if not found or choice is None:
+        return ()
+    text = next((part.text for part in reversed(choice.parts) if isinstance(part, Text)), "")
+    return located(found, text)
 
 
 def failed(answer: dict[str, Any]) -> bool:
@@ -189,10 +199,7 @@ def _encode_choice(choice: Choice, index: int, reply: Reply, stamp: Stamp) -> di
     if images:
         message["images"] = [{"type": "image_url", "image_url": {"url": media_url(part)}} for part in images]
     if reply.citations:
-        message["annotations"] = [
-            {"type": "url_citation", "url_citation": {"url": each.get("url", ""), "title": each.get("title", "")}}
-            for each in reply.citations
-        ]
+        message["annotations"] = url_citations(reply.citations)
     told = {
         "index": index,
         "message": message,

@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from shared.wire import loose
-from shared.wire.canonical import Event, Failed, Start, Stop, Stopped, Thinking, ToolCall, Used
+from shared.wire.canonical import Citation, Cited, Event, Failed, Start, Stop, Stopped, Text, Thinking, ToolCall, Used
 from shared.wire.decoder import EventDecoder
 from shared.wire.openai_chat.facts import read_usage
 from shared.wire.openai_chat.reply import failed, signature_in, stop_of
+from shared.wire.openai_chat.sources import annotated, listed, located
 from shared.wire.openai_chat.stream.think import ThinkTags
 from shared.wire.parts import Parts
 
@@ -55,6 +56,7 @@ class StreamDecoder(EventDecoder):
     def __init__(self, think_tags: bool = False) -> None:
         super().__init__()
         self._choices: dict[int, _Choice] = {}
+        self._sources: list[Citation] = []
         self._think_tags = think_tags
         self._started = self._failed = self.done = False
 
@@ -86,6 +88,8 @@ class StreamDecoder(EventDecoder):
             return [*events, Failed(_message(error), data)]
         for raw in loose.tables(chunk.get("choices")):
             events += self._choice(raw)
+        if "citations" in chunk or "search_results" in chunk:
+            self._sources = listed(chunk) or self._sources
         groq = chunk.get("x_groq")
         usage = chunk.get("usage") or (groq.get("usage") if type(groq) is dict else None)
         return [*events, *_used(usage)]
@@ -99,6 +103,8 @@ class StreamDecoder(EventDecoder):
         events: list[Event] = []
         delta = raw.get("delta")
         if type(delta) is dict:
+            if "annotations" in delta:
+                self._sources += annotated(delta)
             events += self._delta(choice, delta, raw.get("logprobs"))
         finish = raw.get("finish_reason")
         if type(finish) is str:
@@ -209,6 +215,9 @@ class StreamDecoder(EventDecoder):
                 events += choice.parts.thinking(text) if thinking else choice.parts.text(text)
         if choice.finish is None:
             return events
+        if self._sources and choice.index == 0:
+            text = choice.parts.content() if isinstance(choice.parts.open, Text) else ""
+            events.append(Cited(located(self._sources, text)))
         events += self._flush(choice) + choice.parts.end()
         stop = stop_of(choice.finish, called=bool(choice.order))
         if choice.refused and stop is Stop.END:
