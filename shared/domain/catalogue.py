@@ -112,6 +112,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Reasoning comes inline in <think> tags."""
     most_stops: int = 4
     developer_role: bool = False
+    schema_tool: bool = False
+    """Models without the capability json_schema refuse schemas: where a call is translated, a tool is forced in their stead."""
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""
     takes_routing: bool = False

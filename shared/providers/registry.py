@@ -175,6 +175,7 @@ def _quirks(table: _Table) -> Quirks:
         forbids_by_model=table.flag("forbids_by_model") is True,
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
+        schema_tool=table.flag("schema_tool") is True,
         schema_drop=tuple(table.texts("schema_drop")),
         message_drop=tuple(message_drop),
         no_nulls=table.flag("no_nulls") is True,

@@ -31,6 +31,7 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.envelope import Envelope, open_envelope
+from shared.wire.forced import Unforcing, answer_tool, forced, unforced
 from shared.wire.inline import Fetched, inlined
 from shared.wire.openai_chat.facts import ChatCall
 from shared.wire.reply import MalformedReply, ReplyFacts, gone_wrong
@@ -94,8 +95,11 @@ class Translation:
         if output_cap is not None:
             decoded = replace(decoded, max_tokens=output_cap)
         decoded = self._shaped(decoded, deployment)
+        answer = answer_tool(decoded, deployment)
+        if answer is not None:
+            decoded = forced(decoded, answer)
         encoded = self._provider.encode_call(decoded, deployment.model, quirks)
-        self._tools = Tools(decoded.tools, encoded.names)
+        self._tools = Tools(decoded.tools, encoded.names, answer)
         if envelope.routing is not None and quirks.takes_routing:
             encoded = replace(encoded, body=open_envelope(encoded.body).edited({"provider": envelope.routing}))
         return encoded.body, [*encoded.dropped, *decoded.left_out]
@@ -129,7 +133,8 @@ class Translation:
 
     def _restored(self, choice: Choice) -> Choice:
         parts = tuple(self._tools.restored(part) if isinstance(part, ToolCall) else part for part in choice.parts)
-        return replace(choice, parts=parts)
+        choice = replace(choice, parts=parts)
+        return choice if self._tools.answer is None else unforced(choice, self._tools.answer)
 
 
 def came_to_an_end(reply: Reply) -> None:
@@ -143,13 +148,15 @@ def came_to_an_end(reply: Reply) -> None:
 class Tools:
     """The way back from tools as the provider knows them to the client's own: names, namespaces, custom tools."""
 
-    def __init__(self, tools: Sequence[Tool], names: Mapping[str, str]) -> None:
+    def __init__(self, tools: Sequence[Tool], names: Mapping[str, str], answer: str | None = None) -> None:
         self._names = names
+        self.answer = answer
+        """The tool that the answer itself was asked by (wire/forced.py)."""
         self._namespaced = {tool.full_name: tool for tool in tools if tool.namespace}
         self._custom = {tool.name for tool in tools if tool.custom}
 
     def __bool__(self) -> bool:
-        return bool(self._names or self._namespaced or self._custom)
+        return bool(self._names or self._namespaced or self._custom or self.answer)
 
     def named(self, part: ToolCall) -> ToolCall:
         """Under the client's own name. A custom tool's call is marked as one."""
@@ -183,6 +190,7 @@ class TranslatingTap:
 
     def __init__(self, decoder: Decoder, encoder: Encoder, tools: Tools, encode_error: Callable[[Refusal, int], bytes]) -> None:
         self._decoder, self._encoder, self._tools, self._encode_error = decoder, encoder, tools, encode_error
+        self._unforcing = None if tools.answer is None else Unforcing(tools.answer)
         self._withheld = False
         """The open part is a custom tool's call that travels as JSON: it can be given out only when it is whole."""
         self.usage: Usage | None = None
@@ -246,16 +254,25 @@ class TranslatingTap:
             case Begin(part=ToolCall() as part):
                 made = self._tools.named(part)
                 self._withheld = made.custom and not part.custom
-                return self._encoder.feed(replace(event, part=made))
+                return self._give(replace(event, part=made))
             case Delta() if self._withheld:
                 return b""
             case End(part=ToolCall() as part):
                 made = self._tools.restored(part)
                 text = Delta(event.index, made.arguments, event.choice)
-                before = self._encoder.feed(text) if self._withheld else b""
+                before = self._give(text) if self._withheld else b""
                 self._withheld = False
-                return before + self._encoder.feed(replace(event, part=made))
-        return self._encoder.feed(event)
+                return before + self._give(replace(event, part=made))
+        return self._give(event)
+
+    def _give(self, event: Event) -> bytes:
+        if self._unforcing is None:
+            return self._encoder.feed(event)
+        events = self._unforcing.feed(event)
+        for each in events:
+            if isinstance(each, Stopped):
+                self.finish_reason = each.stop.value
+        return b"".join([self._encoder.feed(each) for each in events])
 
 
 def json_error_message(body: bytes) -> str | None:

@@ -96,6 +96,35 @@ def test_housekeeping_of_claude_code_stays_at_home() -> None:
     assert bridge.dropped == ["diagnostics", "speed", "context_management"]
 
 
+@pytest.mark.parametrize(("quirks", "kept"), [({}, 4), ({"most_stops": 1}, 1)])
+def test_of_five_stop_sequences_those_that_the_provider_takes(quirks: dict[str, Any], kept: int) -> None:
+    bridge = Translated(MESSAGES, CHAT, **quirks)
+    made = bridge.sent(asked(stop_sequences=["a", "b", "c", "d", "e"]))
+    assert made["stop"] == ["a", "b", "c", "d", "e"][:kept]
+    assert bridge.dropped == [f"stop_sequences[{kept}:]"]
+
+
+@pytest.mark.parametrize(
+    ("told", "reason", "sequence"),
+    [
+        ({}, "end_turn", None),
+        ({"stop_reason": "###"}, "stop_sequence", "###"),
+        ({"matched_stop": "###"}, "stop_sequence", "###"),
+        ({"stop_reason": None, "matched_stop": 151645}, "end_turn", None),
+    ],
+)
+def test_a_stop_sequence_is_named_where_the_server_names_it(told: dict[str, Any], reason: str, sequence: str | None) -> None:
+    """vLLM and SGLang do; from others it is an ordinary end."""
+    bridge = Translated(MESSAGES, CHAT)
+    bridge.sent(asked(stop_sequences=["###"]))
+    whole = bridge.answered({"choices": [{"message": {"content": "so"}, "finish_reason": "stop"} | told]})
+    assert (whole["stop_reason"], whole["stop_sequence"]) == (reason, sequence)
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"} | told]}
+    stream = chat_stream({"content": "so"}, finish=None).removesuffix(b"data: [DONE]\n\n")
+    found = events(streaming(MESSAGES, CHAT).streamed([stream + b"data: " + orjson.dumps(last) + b"\n\n"]))
+    assert found[-2]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
+
+
 def test_a_call_without_arguments_has_an_empty_input() -> None:
     """Some stream "" and then null."""
     stream = chat_stream(piece("", id="c", name="f"), piece(None), finish="tool_calls")

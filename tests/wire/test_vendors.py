@@ -132,12 +132,12 @@ def test_perplexity_is_spared_two_users_in_a_row(catalogue: dict[str, Provider])
 
 
 TEXT = "Water is wet [2], says one [1]."
-SOURCES = [
+SOURCES: list[dict[str, Any]] = [
     {"title": "One", "url": "https://one.example", "date": "2026-01-01", "snippet": "says one"},
     {"title": "Two", "url": "https://two.example", "date": None},
 ]
 URLS = [source["url"] for source in SOURCES]
-ANNOTATIONS = [
+ANNOTATIONS: list[dict[str, Any]] = [
     {
         "type": "url_citation",
         "url_citation": {"url": "https://one.example", "title": "One", "start_index": 27, "end_index": 30},
@@ -147,7 +147,7 @@ ANNOTATIONS = [
         "url_citation": {"url": "https://two.example", "title": "Two", "start_index": 13, "end_index": 16},
     },
 ]
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "id": "p", "object": "chat.completion", "created": 1, "model": "sonar", "citations": URLS, "search_results": SOURCES,
     "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12},
@@ -207,7 +207,7 @@ def test_sources_are_annotations_to_a_chat_client() -> None:
 
 
 def test_sources_are_annotations_of_a_text_to_a_responses_client() -> None:
-    flat = [{"type": "url_citation", **each["url_citation"]} for each in ANNOTATIONS]  # type: ignore[dict-item]
+    flat = [{"type": "url_citation", **each["url_citation"]} for each in ANNOTATIONS]
     whole = translated(RESPONSES, stream=False).answered(ANSWER)
     assert whole["output"][0]["content"][0]["annotations"] == flat
     found = events(translated(RESPONSES, stream=True).streamed([perplexitys_stream()]))
@@ -299,7 +299,7 @@ def test_openais_own_annotations_keep_their_places() -> None:
     }
     answer = {"choices": [{"message": {"content": "so [A] it is", "annotations": [place]}, "finish_reason": "stop"}]}
     made = translated(RESPONSES, stream=False).answered(answer)["output"][0]["content"][0]["annotations"]
-    assert made == [{"type": "url_citation"} | place["url_citation"]]
+    assert made == [{"type": "url_citation", "url": "https://a.example", "title": "A"} | {"start_index": 2, "end_index": 5}]
     stream = chat_stream({"content": "so [A] it is"}, {"annotations": [place]})
     found = events(translated(CHAT, stream=True).streamed([stream]))[:-1]
     assert [event["choices"][0]["delta"]["annotations"] for event in found if "annotations" in str(event)] == [[place]]

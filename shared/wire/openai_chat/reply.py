@@ -51,6 +51,14 @@ def stop_of(finish: Any, *, called: bool) -> Stop:
     return Stop.TOOL if called and stop is Stop.END else stop
 
 
+def matched_stop(choice: dict[str, Any], stop: Stop) -> str | None:
+    """The stop sequence that ended it, where a server tells: vLLM's `stop_reason`, SGLang's `matched_stop`. A number there is a
+    token, and no sequence of the client's."""
+    if stop is not Stop.END:
+        return None
+    return loose.text(choice.get("stop_reason")) or loose.text(choice.get("matched_stop")) or None
+
+
 def decode_reply(body: bytes) -> Reply:
     try:
         reply = orjson.loads(body)
@@ -102,7 +110,14 @@ def _choice(choice: dict[str, Any]) -> Choice:
     if type(refusal) is str and refusal and stop is Stop.END:
         stop = Stop.REFUSAL
     native = loose.text(choice.get("finish_reason")) or None
-    return Choice(parts=tuple(parts), stop=stop, logprobs=logprobs if type(logprobs) is dict else None, native=native)
+    matched = matched_stop(choice, stop)
+    return Choice(
+        parts=tuple(parts),
+        stop=stop if matched is None else Stop.SEQUENCE,
+        stop_sequence=matched,
+        logprobs=logprobs if type(logprobs) is dict else None,
+        native=native,
+    )
 
 
 def _thinking(message: dict[str, Any]) -> list[Thinking]:

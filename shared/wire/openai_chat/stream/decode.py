@@ -15,7 +15,7 @@ from shared.wire import loose
 from shared.wire.canonical import Citation, Cited, Event, Failed, Start, Stop, Stopped, Text, Thinking, ToolCall, Used
 from shared.wire.decoder import EventDecoder
 from shared.wire.openai_chat.facts import read_usage
-from shared.wire.openai_chat.reply import failed, signature_in, stop_of
+from shared.wire.openai_chat.reply import failed, matched_stop, signature_in, stop_of
 from shared.wire.openai_chat.sources import annotated, listed, located
 from shared.wire.openai_chat.stream.think import ThinkTags
 from shared.wire.parts import Parts
@@ -37,7 +37,7 @@ class _Pending:
 class _Choice:
     """One choice: its parts, and the tool calls by their index, in the order in which they began."""
 
-    __slots__ = ("calls", "current", "finish", "index", "order", "parts", "refused", "think")
+    __slots__ = ("calls", "current", "finish", "index", "matched", "order", "parts", "refused", "think")
 
     def __init__(self, index: int, think_tags: bool) -> None:
         self.index = index
@@ -46,6 +46,8 @@ class _Choice:
         self.order: list[_Pending] = []
         self.current: _Pending | None = None
         self.finish: str | None = None
+        self.matched: str | None = None
+        """The stop sequence, where the server tells."""
         self.refused = False
         self.think = ThinkTags() if think_tags else None
 
@@ -109,6 +111,7 @@ class StreamDecoder(EventDecoder):
         finish = raw.get("finish_reason")
         if type(finish) is str:
             choice.finish = finish
+            choice.matched = matched_stop(raw, Stop.END)
         return [*events, *_used(raw.get("usage"))]
 
     def _delta(self, choice: _Choice, delta: dict[str, Any], logprobs: Any) -> list[Event]:
@@ -222,7 +225,8 @@ class StreamDecoder(EventDecoder):
         stop = stop_of(choice.finish, called=bool(choice.order))
         if choice.refused and stop is Stop.END:
             stop = Stop.REFUSAL
-        return [*events, Stopped(stop, choice.index, native=choice.finish or None)]
+        matched = choice.matched if stop is Stop.END else None
+        return [*events, Stopped(stop if matched is None else Stop.SEQUENCE, choice.index, matched, choice.finish or None)]
 
 
 def _whole(call: _Pending) -> bool:
