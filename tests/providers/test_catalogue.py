@@ -7,7 +7,7 @@ import pytest
 from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
-from shared.domain.catalogue import Auth, Provider, WireFormat
+from shared.domain.catalogue import Auth, DataPolicy, Provider, WireFormat
 from shared.providers.registry import CATALOGUE, load
 
 BASE_URLS = {
@@ -96,8 +96,8 @@ QUIRKS: dict[str, dict[str, object]] = {
     "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "replay_needed": True},
     "fireworks": {"forced_tools": ("any", "named")},
     "groq": {
-        "drop": ("logit_bias", "logprobs", "n", "top_logprobs"),
-        "message_drop": ("name",),
+        "drop": ("logit_bias", "logprobs", "n", "prompt_cache_key", "store", "top_k", "top_logprobs", "verbosity"),
+        "message_drop": ("annotations", "cache_control", "name", "reasoning_content", "reasoning_details"),
         "no_nulls": True,
     },
     "perplexity": {"drop": ("parallel_tool_calls", "tool_choice", "tools"), "alternating": True, "citations": True},
@@ -176,6 +176,25 @@ def test_anthropic_is_told_a_version_that_takes_temperature(catalogue: dict[str,
 def test_calls_are_translated_into_the_providers_own_dialect(catalogue: dict[str, Provider], name: str) -> None:
     quirks = catalogue[name].quirks
     assert {field: getattr(quirks, field) for field in QUIRKS[name]} == QUIRKS[name]
+
+
+def test_policies_are_those_that_providers_publish(catalogue: dict[str, Provider]) -> None:
+    policies = {name: provider.data_policy for name, provider in catalogue.items() if provider.data_policy != DataPolicy()}
+    assert policies == {
+        "anthropic": DataPolicy(trains=False, retention_days=30),
+        "bedrock": DataPolicy(trains=False, retention_days=30),
+        "demo": DataPolicy(trains=False, retention_days=0),
+        "fireworks": DataPolicy(trains=False, retention_days=0),
+        "gemini": DataPolicy(retention_days=55),
+        "groq": DataPolicy(retention_days=30),
+        "openai": DataPolicy(trains=False, retention_days=30),
+        "openai-responses": DataPolicy(trains=False, retention_days=30),
+        "perplexity": DataPolicy(trains=False, retention_days=0),
+        "scaleway": DataPolicy(region="eu"),
+        "together": DataPolicy(trains=False),
+        "vertex": DataPolicy(trains=False),
+        "xai": DataPolicy(trains=False, retention_days=30),
+    }
 
 
 def test_only_mistral_has_calls_of_its_own_format_rewritten(catalogue: dict[str, Provider]) -> None:

@@ -50,7 +50,7 @@ def passed(provider: Provider, body: dict[str, Any]) -> tuple[dict[str, Any], li
 def test_groq_is_spared_names_logprobs_n_and_nulls(catalogue: dict[str, Provider]) -> None:
     messages = [
         {"role": "user", "name": "ann", "content": "hi"},
-        {"role": "assistant", "content": None, "refusal": None, "tool_calls": [CALL]},
+        {"role": "assistant", "content": None, "refusal": None, "reasoning_content": "hm", "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "c", "content": "x"},
     ]
     given = {
@@ -67,7 +67,7 @@ def test_groq_is_spared_names_logprobs_n_and_nulls(catalogue: dict[str, Provider
         ],
         "temperature": 0,
     }
-    assert sorted(dropped) == ["logprobs", "messages[].name", "n", "top_logprobs"]
+    assert sorted(dropped) == ["logprobs", "messages[].name", "messages[].reasoning_content", "n", "top_logprobs"]
 
 
 def test_what_groq_takes_keeps_its_bytes(catalogue: dict[str, Provider]) -> None:
