@@ -9,7 +9,7 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from shared.domain.catalogue import Deployment, Model, Quirks
+from shared.domain.catalogue import Deployment, Model, Quirks, WireFormat
 from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import Usage
 from shared.wire.canonical import (
@@ -35,6 +35,7 @@ from shared.wire.forced import Unforcing, answer_tool, forced, unforced
 from shared.wire.inline import Fetched, inlined
 from shared.wire.openai_chat.facts import ChatCall
 from shared.wire.reply import MalformedReply, ReplyFacts, gone_wrong
+from shared.wire.unsaid import unread, unspoken
 
 
 class Decoder(Protocol):
@@ -87,7 +88,8 @@ class Translation:
         quirks = deployment.provider.quirks
         if quirks.think_tags:
             self._provider = self._provider.tagged or self._provider
-        decoded = self._client.decode_call(orjson.loads(envelope.body), model=call.model, stream=call.stream)
+        values = orjson.loads(envelope.body)
+        decoded = self._client.decode_call(values, model=call.model, stream=call.stream)
         if self.fetched:
             decoded = inlined(decoded, self.fetched)
         shown = decoded.reasoning is None or decoded.reasoning.show is not False
@@ -102,7 +104,14 @@ class Translation:
         self._tools = Tools(decoded.tools, encoded.names, answer)
         if envelope.routing is not None and quirks.takes_routing:
             encoded = replace(encoded, body=open_envelope(encoded.body).edited({"provider": envelope.routing}))
-        return encoded.body, [*encoded.dropped, *decoded.left_out]
+        spoken = WireFormat(decoded.format)
+        lost = (
+            *encoded.dropped,
+            *decoded.left_out,
+            *unread(spoken, values),
+            *unspoken(decoded, deployment.provider.wire_format),
+        )
+        return encoded.body, list(dict.fromkeys(lost))
 
     def _shaped(self, call: Call, deployment: Deployment) -> Call:
         """The call as this attempt puts it."""
