@@ -119,7 +119,7 @@ QUIRKS: dict[str, dict[str, object]] = {
     "xai": {"schema_drop": ("strict",), "drop": ("web_search_options",)},
 }
 USD = 1_000_000_000
-BESIDE_CHAT = ("embed", "rerank", "listen", "listen-tokens", "best")
+BESIDE_CHAT = ("embed", "rerank", "listen", "listen-tokens", "best", "image", "moderate", "speak")
 
 
 @pytest.fixture(scope="module")
