@@ -7,6 +7,7 @@
     POST /v2/chat                 Cohere
     POST /model/M/converse        Bedrock, and converse-stream
     POST /v1/embeddings, /v1beta/models/M:batchEmbedContents, /v2/embed, /v2/rerank    embed.py
+    POST /v1/images/generations, /v1/moderations, /v1/audio/speech                     media.py
     POST /v1/audio/transcriptions, /v1/listen, /v2/upload, /v2/transcript    listen.py
     GET  /v1/models[/ID]          the models
     GET  /_control                every behaviour with its meaning, faults in force, counters
@@ -32,7 +33,7 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
-from services.simulator import embed, listen
+from services.simulator import embed, listen, media
 from services.simulator.answer import compose
 from services.simulator.behaviour import MODELS, RULES, Behaviour, Shape, parse_behaviour
 from services.simulator.call import BadCall, Call
@@ -74,6 +75,9 @@ def create_app(state: State | None = None) -> web.Application:
         app.router.add_post(f"{place}:countTokens", counting(gemini.FORMAT, gemini.read_count, "totalTokens"))
     app.router.add_post("/v1beta/models/{model}:batchEmbedContents", embedding(gemini.FORMAT, embed.gemini))
     app.router.add_post("/v1/embeddings", embedding(chat.FORMAT, embed.openai))
+    app.router.add_post("/v1/images/generations", embedding(chat.FORMAT, media.images))
+    app.router.add_post("/v1/moderations", embedding(chat.FORMAT, media.moderations))
+    app.router.add_post("/v1/audio/speech", embedding(chat.FORMAT, media.speech))
     app.router.add_post("/v2/chat", answering(cohere.FORMAT))
     app.router.add_post("/v2/embed", embedding(cohere.FORMAT, embed.cohere))
     app.router.add_post("/v2/rerank", embedding(cohere.FORMAT, embed.rerank))
@@ -162,8 +166,8 @@ def counting(wire_format: Format, read: Callable[[bytes, Asked], tuple[dict[str,
     return count
 
 
-def embedding(wire_format: Format, answer: Callable[..., dict[str, Any]]) -> Handler:
-    """An endpoint of embed.py."""
+def embedding(wire_format: Format, answer: Callable[..., dict[str, Any] | bytes]) -> Handler:
+    """An endpoint of embed.py or media.py."""
 
     async def embedded(request: web.Request) -> web.StreamResponse:
         request[FORMAT] = wire_format
@@ -180,7 +184,7 @@ def embedding(wire_format: Format, answer: Callable[..., dict[str, Any]]) -> Han
             raise
         record.status, record.body = 200, recordable(raw, orjson.loads(raw))
         state.end(record, "complete")
-        return _json(made)
+        return web.Response(body=made, content_type="audio/wav") if isinstance(made, bytes) else _json(made)
 
     return embedded
 

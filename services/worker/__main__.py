@@ -167,11 +167,7 @@ async def measure(settings: Settings, redis: Any, consumer: UsageConsumer) -> No
         return
     registry = CollectorRegistry()
     booked = Gauge("waystation_usage_booked_events", "Events that this worker booked.", registry=registry)
-    length = Gauge(
-        "waystation_usage_stream_length",
-        "Entries of the usage stream waiting in Redis.",
-        registry=registry,
-    )
+    length = Gauge("waystation_usage_stream_length", "Entries of the usage stream waiting in Redis.", registry=registry)
     start_http_server(settings.metrics_port, addr=settings.host, registry=registry)
     while True:
         booked.set(consumer.booked)

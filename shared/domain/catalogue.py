@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from shared.domain.health import PROFILES, Profile, ProfileKind
 from shared.domain.money import Price
 from shared.domain.upstream_limits import UpstreamLimits
+
+API_VERSION = re.compile(r"[A-Za-z0-9.-]{1,64}")
 
 
 class WireFormat(StrEnum):
@@ -71,6 +75,15 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
 
     drop: tuple[str, ...] = ()
     """Top-level request fields that the provider refuses; removed, and listed in `x-waystation-dropped`."""
+    message_drop: tuple[str, ...] = ()
+    """Fields of messages that the provider refuses (Groq: name); removed, and listed."""
+    no_nulls: bool = False
+    """Fields that are null are refused, in the body and in its messages (Groq). A null says nothing, so none is listed."""
+    alternating: bool = False
+    """Two messages of one role in a row are refused (Perplexity): they become one."""
+    citations: bool = False
+    """Sources come beside the answer, in `citations` and `search_results` (Perplexity): Chat's clients get them as OpenAI's
+    annotations too."""
     rename: dict[str, str] = {}
     """Top-level request fields under another name, e.g. max_completion_tokens → max_tokens."""
     stream_usage: bool = True
@@ -101,6 +114,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     most_messages: int | None = None
     """More in one call are refused."""
     developer_role: bool = False
+    schema_tool: bool = False
+    """Models without the capability json_schema refuse schemas: where a call is translated, a tool is forced in their stead."""
     schema_drop: tuple[str, ...] = ()
     """Keys that tools' JSON Schemas must not hold."""
     takes_routing: bool = False
@@ -113,8 +128,12 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     empty: not at all."""
     rewritten: bool = False
     """Whether messages themselves must be rewritten, so that nothing can simply pass. Follows from the others."""
+    tidied: bool = False
+    """Whether what passes needs tidying (wire/openai_chat/tidy.py). Follows from the others."""
 
     def __post_init__(self) -> None:
+        tidied = bool(self.message_drop or self.no_nulls or self.alternating or "n" in self.drop)
+        msgspec.structs.force_setattr(self, "tidied", tidied)
         rewritten = bool(self.tool_ids or self.text_only_content or self.think_tags)
         msgspec.structs.force_setattr(self, "rewritten", rewritten)
 
@@ -173,6 +192,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     wire_format: WireFormat = WireFormat.OPENAI_CHAT
     auth: Auth = Auth.BEARER
     endpoints: dict[str, str] = msgspec.field(default_factory=lambda: {"chat": "/chat/completions", "models": "/models"})
+    api_version: str = ""
+    """What `{api_version}` in a path stands for, unless the connection says otherwise (Azure)."""
     headers: dict[str, str] = {}
     """Sent with every call, e.g. anthropic-version."""
     rate_headers: tuple[RateHeaders, ...] = ()
@@ -201,6 +222,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     credential_version: int = 0
     models: dict[str, Model] = {}
     params: Params = NO_PARAMS
+    api_version: str | None = None
+    """For providers with an api_version; None: theirs."""
     data_policy: DataPolicy | None = None
     """What this account's contract says, as far as it differs from the provider's own."""
     limits: UpstreamLimits | None = None
@@ -225,6 +248,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """`prefix/model-id`, as clients, logs and the ledger say it."""
     data_policy: DataPolicy = DataPolicy()
     """The connection's, and what that leaves open the provider's."""
+
+    def path(self, path: str) -> str:
+        """A path of the catalogue with what its braces stand for."""
+        if "{" not in path:
+            return path
+        version = self.connection.api_version or self.provider.api_version
+        return path.replace("{model}", quote(self.model.model_id, safe="")).replace("{api_version}", version)
 
     def __post_init__(self) -> None:
         params = self.provider.params.then(self.connection.params).then(self.model.params)

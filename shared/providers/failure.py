@@ -24,6 +24,7 @@ import msgspec
 
 from shared.domain.failure import TOO_LONG, Failure, FailureClass
 from shared.domain.refusal import Reason, Refusal
+from shared.wire.reply import GONE_WRONG
 
 MOST_RETRY_AFTER_S = 3600.0
 MOST_BODY = 64 * 1024
@@ -210,7 +211,8 @@ def consequence(failure: Failure, provider: str) -> Refusal:
         case FailureClass.CUT:
             what = "ended its answer before it was whole"
         case FailureClass.MALFORMED:
-            what = "gave an answer that is none"
+            broken = GONE_WRONG in failure.message
+            what = f"gave an answer that is none{f' (it {failure.message})' if broken else ''}"
     return Refusal(
         reason=Reason.PROVIDER_INVALID, status=502, retry=True, provider=provider,
         message=f"{provider} {what}. Retry, or use another model.",

@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Params, Provider, Quirks, RateHeaders, WireFormat
+from shared.domain.catalogue import (
+    API_VERSION,
+    Auth,
+    Capability,
+    DataPolicy,
+    Model,
+    Params,
+    Provider,
+    Quirks,
+    RateHeaders,
+    WireFormat,
+)
 from shared.domain.money import Price, usd_to_nano
 from shared.wire.params import guarded
 
@@ -39,8 +50,9 @@ ENDPOINTS = {
 """Where OpenAI and its imitators have their operations. A provider that lacks one answers so itself, unless its file
 says `false`."""
 MORE_ENDPOINTS = ("chat_stream", "chat_prefix", "count_tokens")
-"""`{model}` in a path stands for the model's id. `chat_stream` is for streams, where they have a path of their own, and
-`chat_prefix` for calls that go on from the beginning of an answer (quirks.continues)."""
+"""`{model}` in a path stands for the model's id, `{api_version}` for the connection's or the file's own. `chat_stream` is for
+streams, where they have a path of their own, and `chat_prefix` for calls that go on from the beginning of an answer
+(quirks.continues)."""
 PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "request", "minute")
 
 
@@ -86,6 +98,7 @@ def parse(text: str, file: str) -> Provider:
         wire_format=wire_format,
         auth=top.choice("auth", Auth, Auth.BEARER),
         endpoints=_endpoints(top.table("endpoints"), openai=wire_format is WireFormat.OPENAI_CHAT),
+        api_version=_api_version(top),
         headers=_headers(top.table("headers")),
         rate_headers=_rate_headers(top.table("rate_limits")),
         quirks=_quirks(top.table("quirks")),
@@ -106,6 +119,13 @@ def _endpoints(table: _Table, *, openai: bool) -> dict[str, str]:
     given = {name: table.path(name) for name in told if name not in lacks}
     table.done()
     return {name: path for name, path in ((ENDPOINTS if openai else {}) | given).items() if name not in lacks}
+
+
+def _api_version(table: _Table) -> str:
+    version = table.optional_text("api_version") or ""
+    if version and API_VERSION.fullmatch(version) is None:
+        table.fail(("api_version",), f"{version!r} must be letters, digits, dots and dashes")
+    return version
 
 
 def _headers(table: _Table) -> dict[str, str]:
@@ -137,6 +157,10 @@ def _quirks(table: _Table) -> Quirks:
     for name in ("model", "messages", "stream"):
         if name in drop or name in rename.values:
             table.fail(("drop" if name in drop else "rename",), f"{name!r} cannot be dropped or renamed")
+    message_drop = table.texts("message_drop")
+    for name in ("role", "content"):
+        if name in message_drop:
+            table.fail(("message_drop",), f"{name!r} cannot be dropped")
     quirks = Quirks(
         drop=tuple(drop),
         rename={name: rename.text(name) for name in rename.values},
@@ -156,7 +180,12 @@ def _quirks(table: _Table) -> Quirks:
         most_messages=table.count("most_messages", most=10**9),
         most_stops=table.count("most_stops", most=100) or 4,
         developer_role=table.flag("developer_role") is True,
+        schema_tool=table.flag("schema_tool") is True,
         schema_drop=tuple(table.texts("schema_drop")),
+        message_drop=tuple(message_drop),
+        no_nulls=table.flag("no_nulls") is True,
+        alternating=table.flag("alternating") is True,
+        citations=table.flag("citations") is True,
         continues=table.one_of("continues", ("", "turn", "prefix", "partial", "continue_final_message"), ""),
     )
     table.done()

@@ -223,6 +223,8 @@ class Applying:
         base_url = entry.base_url or provider.base_url
         if base_url is None:
             raise DocumentError(f"{at}.base_url: provider {entry.provider!r} needs one")
+        if entry.api_version is not None and not provider.api_version:
+            raise DocumentError(f"{at}.api_version: provider {entry.provider!r} has none in its URLs")
         prefix = entry.prefix or (entry.name if provider.base_url is None else provider.prefix)
         if prefix == RESERVED_PREFIX or prefix.startswith(f"{RESERVED_PREFIX}-"):
             raise DocumentError(f"{at}.prefix: {prefix!r} is the built-in simulator's")
@@ -340,6 +342,8 @@ def _settings(entry: ConnectionEntry) -> dict[str, Any]:
         made["profile"] = profile
     if entry.data_policy is not None:
         made["data_policy"] = msgspec.to_builtins(entry.data_policy.policy())
+    if entry.api_version is not None:
+        made["api_version"] = entry.api_version
     if entry.limits is not None:
         made["limits"] = msgspec.to_builtins(entry.limits.limits())
     return made

@@ -114,6 +114,7 @@ async def _connections(connection: AsyncConnection) -> tuple[Connection, ...]:
             credential_version=r.credential_version,
             models={model["model_id"]: msgspec.convert(model, Model) for model in r.models},
             params=msgspec.convert(r.params, Params),
+            api_version=r.settings.get("api_version"),
             data_policy=msgspec.convert(r.settings["data_policy"], DataPolicy) if "data_policy" in r.settings else None,
             limits=msgspec.convert(r.settings.get("limits"), UpstreamLimits | None),
             **r.timeouts,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from urllib.parse import quote
 
 from shared.clock import Clock, SystemClock
 from shared.domain.catalogue import Auth, Connection, Deployment, Provider
@@ -57,9 +56,7 @@ class Credentials:
         Raises NothingSent (CredentialUnusable) when the connection cannot be used as it is configured.
         """
         connection, provider = deployment.connection, deployment.provider
-        target = provider.endpoints.get(endpoint, "")
-        if "{model}" in target:
-            target = target.replace("{model}", quote(deployment.model.model_id, safe=""))
+        target = deployment.path(provider.endpoints.get(endpoint, ""))
         entry = self._entries.get((connection.connection_id, target))
         # A snapshot makes new objects of what changed, its version, base URL or provider: identity is enough.
         if entry is None or entry.connection is not connection or entry.provider is not provider:
@@ -77,7 +74,8 @@ class Credentials:
     def step(self, deployment: Deployment, step: Step, proxy: Proxy | None = None) -> UpstreamRequest:
         """A request to a path of its own, where one call takes several (transcriptions). Raises NothingSent."""
         connection, provider = deployment.connection, deployment.provider
-        entry = self._entry(connection, provider, step.path, method=step.method, content_type=step.content_type)
+        path = deployment.path(step.path)
+        entry = self._entry(connection, provider, path, method=step.method, content_type=step.content_type)
         head = entry.head.plus(provider.headers.items()) if provider.headers else entry.head
         return _request(connection, head, step.body, proxy)
 

@@ -275,17 +275,28 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The provider's own word for why it stopped."""
 
 
+class Citation(msgspec.Struct, frozen=True, kw_only=True):
+    """A source that an answer names, and the characters [start, end) of its last text that rest on it."""
+
+    url: str
+    title: str = ""
+    quote: str = ""
+    """Of the source, as far as the provider tells."""
+    start: int | None = None
+    end: int | None = None
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[Choice, ...]
     usage: Usage | None = None
     model: str | None = None
     """The provider's own name of what answered."""
-    citations: tuple[dict[str, Any], ...] = ()
-    """`{"url", "title"}`: sources that the answer names."""
+    citations: tuple[Citation, ...] = ()
 
 
 # -- a stream's events, in the order in which they can come: Start, then per part Begin, Delta*, End; then Stopped per
-# -- choice; Used whenever known (the last one counts); Failed ends it early.
+# -- choice; Used whenever known (the last one counts); Failed ends it early. Cited comes before the End of the text that it is
+# -- about, or, where tool calls followed the text, before Stopped.
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -326,6 +337,13 @@ class Stopped(msgspec.Struct, frozen=True, tag=True):
     native: str | None = None
 
 
+class Cited(msgspec.Struct, frozen=True, tag=True):
+    """The answer's sources: all of them, at once."""
+
+    citations: tuple[Citation, ...]
+    choice: int = 0
+
+
 class Used(msgspec.Struct, frozen=True, tag=True):
     usage: Usage
 
@@ -337,7 +355,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     raw: bytes = b""
 
 
-Event = Start | Begin | Delta | End | Stopped | Used | Failed
+Event = Start | Begin | Delta | End | Stopped | Cited | Used | Failed
 
 
 class Stamp(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from shared.wire import (
     transcription,
 )
 from shared.wire.canonical import Stamp
+from shared.wire.citing import CitingPassthrough
 from shared.wire.envelope import Envelope, invalid_field
 from shared.wire.openai_chat import ChatCall
 from shared.wire.passthrough import ChatPassthrough, NativePassthrough
@@ -141,15 +142,17 @@ PROVIDERS: dict[WireFormat, ProviderHalf] = {
 """What providers speak."""
 
 
-def _native(wire_format: WireFormat, *cap: str, model_in_body: bool = True) -> NativePassthrough:
-    return NativePassthrough(FORMATS[wire_format], PROVIDERS[wire_format], cap, model_in_body=model_in_body)
+def _native(wire_format: WireFormat, *cap: str, **more: Any) -> NativePassthrough:
+    return NativePassthrough(FORMATS[wire_format], PROVIDERS[wire_format], cap, **more)
 
 
-CHAT = ChatPassthrough()
+CHAT, CITING = ChatPassthrough(), CitingPassthrough()
 PASSTHROUGHS: dict[WireFormat, Bridge] = {
     WireFormat.OPENAI_CHAT: CHAT,
     WireFormat.OPENAI_RESPONSES: _native(WireFormat.OPENAI_RESPONSES, "max_output_tokens"),
-    WireFormat.ANTHROPIC_MESSAGES: _native(WireFormat.ANTHROPIC_MESSAGES, "max_tokens"),
+    WireFormat.ANTHROPIC_MESSAGES: _native(
+        WireFormat.ANTHROPIC_MESSAGES, "max_tokens", mark=anthropic_messages.MARK, unmarked=anthropic_messages.without_ours
+    ),
     WireFormat.COHERE: _native(WireFormat.COHERE, "max_tokens"),
     WireFormat.GEMINI: _native(WireFormat.GEMINI, "generationConfig", "maxOutputTokens", model_in_body=False),
 }
@@ -183,7 +186,9 @@ def passing(client: WireFormat, deployment: Deployment, operation: str = "chat",
     provider = deployment.provider
     if client is not provider.wire_format or not sse or provider.quirks.rewritten or operation != "chat":
         return None
-    return CHAT if client is WireFormat.OPENAI_CHAT else PASSTHROUGHS[client]
+    if client is WireFormat.OPENAI_CHAT:
+        return CITING if provider.quirks.citations else CHAT
+    return PASSTHROUGHS[client]
 
 
 def bridge(client: WireFormat, deployment: Deployment, stamp: Stamp, operation: str = "chat", *, hub: bool = False) -> Bridge:

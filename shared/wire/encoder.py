@@ -6,7 +6,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from shared.domain.usage import Usage
-from shared.wire.canonical import Begin, Delta, End, Event, Media, Stamp, Start, Stop, Stopped, Text, Thinking, ToolCall, Used
+from shared.wire.canonical import (
+    Begin,
+    Citation,
+    Cited,
+    Delta,
+    End,
+    Event,
+    Media,
+    Stamp,
+    Start,
+    Stop,
+    Stopped,
+    Text,
+    Thinking,
+    ToolCall,
+    Used,
+)
 
 Made = Text | Media | Thinking | ToolCall
 """What an answer is made of."""
@@ -36,6 +52,8 @@ class EventEncoder(ABC):
                 self._usage = event.usage
             case Stopped():
                 self._stopped = event
+            case Cited():
+                return self._cited(event.citations)
         return b""
 
     def _start(self) -> bytes:
@@ -53,6 +71,9 @@ class EventEncoder(ABC):
 
     @abstractmethod
     def _delta(self, text: str) -> bytes: ...
+
+    @abstractmethod
+    def _cited(self, citations: tuple[Citation, ...]) -> bytes: ...
 
     @abstractmethod
     def _end(self, part: Made) -> bytes: ...

@@ -102,3 +102,13 @@ def one_of(values: Values, name: str, allowed: tuple[str, ...], path: str = "") 
             path + name, f"Invalid value for {path + name!r}: {value[:64]!r} is none of {', '.join(map(repr, allowed))}."
         )
     return value
+
+
+def camel(values: Values) -> Values:
+    """The object with camelCase keys; the values are not touched."""
+    return {_camel(name): value for name, value in values.items()}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word[:1].upper() + word[1:] for word in rest) if rest and first else name

@@ -11,6 +11,8 @@ from shared.domain.usage import Usage
 from shared.wire.canonical import (
     Begin,
     Choice,
+    Citation,
+    Cited,
     Delta,
     End,
     Event,
@@ -113,6 +115,7 @@ def fold(events: Sequence[Event]) -> Reply:
     parts: dict[int, list[Text | Media | Thinking | ToolCall]] = {}
     stops: dict[int, Stopped] = {}
     logprobs: dict[int, list[Any]] = {}
+    citations: tuple[Citation, ...] = ()
     for event in events:
         match event:
             case Start():
@@ -123,6 +126,8 @@ def fold(events: Sequence[Event]) -> Reply:
                 stops[event.choice] = event
             case Used():
                 usage = event.usage
+            case Cited():
+                citations = event.citations
             case Delta() if event.logprobs is not None:
                 logprobs.setdefault(event.choice, []).extend(event.logprobs)
     choices = []
@@ -138,4 +143,4 @@ def fold(events: Sequence[Event]) -> Reply:
                 native=stopped.native,
             )
         )
-    return Reply(choices=tuple(choices), usage=usage, model=model)
+    return Reply(choices=tuple(choices), usage=usage, model=model, citations=citations)

@@ -4,22 +4,25 @@ policy fields; the answer passes untouched, with a tap listening.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import orjson
 
-from shared.domain.catalogue import Deployment
+from shared.domain.catalogue import Deployment, Quirks
 from shared.domain.refusal import Refusal
 from shared.domain.usage import Usage
 from shared.wire import openai_chat
-from shared.wire.canonical import Delta, Event, Failed, Start, Stopped, Used
+from shared.wire.canonical import Delta, Event, Failed, Start, Stop, Stopped, Used
 from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
-from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts
+from shared.wire.openai_chat.reply import BROKEN
+from shared.wire.openai_chat.tidy import refuse_more_than_one, tidied
+from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts, gone_wrong
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 from shared.wire.tap import ChatTap
-from shared.wire.translate import ClientHalf, Decoder, ProviderHalf
+from shared.wire.translate import ClientHalf, Decoder, ProviderHalf, came_to_an_end
 
 
 class ChatPassthrough:
@@ -44,6 +47,8 @@ class ChatPassthrough:
             replace[quirks.rename.get("max_completion_tokens", "max_completion_tokens")] = b"%d" % output_cap
         if envelope.routing is not None and quirks.takes_routing:
             replace["provider"] = envelope.routing
+        if quirks.tidied:
+            _tidy(envelope, quirks, call, replace, drop, unsaid)
         return envelope.edited(replace, drop, quirks.rename), unsaid
 
     def read_reply(self, body: bytes) -> ReplyFacts:
@@ -55,6 +60,8 @@ class ChatPassthrough:
             raise MalformedReply("answered without choices")
         usage = openai_chat.read_usage(reply.usage) if reply.usage else None
         finish = reply.choices[0].finish_reason if reply.choices else None
+        if finish in BROKEN:
+            raise MalformedReply(gone_wrong(finish))
         return ReplyFacts(body=body, usage=usage, finish_reason=finish)
 
     def tap(self, *, hide_usage: bool) -> ChatTap:
@@ -65,6 +72,26 @@ class ChatPassthrough:
 
     def provider_message(self, body: bytes) -> str | None:
         return None
+
+
+def _tidy(
+    envelope: Envelope, quirks: Quirks, call: ChatCall, replace: dict[str, bytes], drop: list[str], unsaid: list[str]
+) -> None:
+    """What some providers refuse within the body. Raises Refused."""
+    if "n" in quirks.drop:
+        refuse_more_than_one(call.choices)
+    fields = envelope.fields
+    if quirks.no_nulls:
+        nulls = [name for name, value in fields.items() if bytes(value) == b"null" and name not in replace]
+        drop += nulls
+        unsaid[:] = [name for name in unsaid if name not in nulls]
+    if not (quirks.message_drop or quirks.no_nulls or quirks.alternating):
+        return
+    messages = bytes(fields.get("messages", b""))
+    made, without = tidied(messages, quirks)
+    if made is not messages:
+        replace["messages"] = made
+    unsaid += without
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -99,8 +126,19 @@ def _asking_for_usage(options: msgspec.Raw | None) -> bytes:
 class NativePassthrough:
     """Any other format to itself. `cap` is the path of the output cap in the body; `model_in_body` False: it is in the URL."""
 
-    def __init__(self, client: ClientHalf, provider: ProviderHalf, cap: tuple[str, ...], *, model_in_body: bool = True) -> None:
+    def __init__(
+        self,
+        client: ClientHalf,
+        provider: ProviderHalf,
+        cap: tuple[str, ...],
+        *,
+        model_in_body: bool = True,
+        mark: bytes = b"",
+        unmarked: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._client, self._provider, self._cap, self._model_in_body = client, provider, cap, model_in_body
+        self._mark, self._unmarked = mark, unmarked
+        """Where the mark is in a body, its messages hold something of ours that must come out."""
 
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
@@ -110,6 +148,8 @@ class NativePassthrough:
         replace = {"model": orjson.dumps(deployment.model.model_id)} if self._model_in_body else {}
         if output_cap is not None:
             replace[self._cap[0]] = self._capped(envelope, output_cap)
+        if self._unmarked is not None and self._mark in envelope.body and "messages" in envelope.fields:
+            replace["messages"] = self._unmarked(bytes(envelope.fields["messages"]))
         if not replace and not drop and not quirks.rename:
             return envelope.body, []
         return envelope.edited(replace, drop, quirks.rename), drop
@@ -125,6 +165,7 @@ class NativePassthrough:
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         reply = self._provider.decode_reply(body)
+        came_to_an_end(reply)
         finish = reply.choices[0].stop.value if reply.choices else None
         return ReplyFacts(body=body, usage=reply.usage, finish_reason=finish)
 
@@ -194,6 +235,8 @@ class ListeningTap:
                 self.usage = event.usage
             case Start() if event.usage is not None:
                 self.usage = event.usage
+            case Stopped(stop=Stop.ERROR) if not self.first_token_seen:
+                raise MalformedReply(gone_wrong(event.native))
             case Stopped():
                 self.finish_reason = event.stop.value
             case Failed():

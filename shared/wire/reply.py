@@ -22,3 +22,11 @@ class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None
     content_type: str | None = None
     """None: JSON, or for speech what the provider says."""
+
+
+GONE_WRONG = "stopped without a usable answer"
+
+
+def gone_wrong(reason: str | None) -> str:
+    """What is said of a provider that names a fault of its own as the reason why it stopped."""
+    return f"{GONE_WRONG}: {(reason or 'no reason given')[:80]}"

@@ -16,7 +16,23 @@ from msgspec.structs import replace
 
 from shared.domain.catalogue import Capability, Deployment
 from shared.domain.usage import Usage
-from shared.wire.canonical import Begin, Call, Delta, End, Event, Failed, Reasoning, Start, Stopped, Text, ToolCall, Turn, Used
+from shared.wire.canonical import (
+    Begin,
+    Call,
+    Delta,
+    End,
+    Event,
+    Failed,
+    Reasoning,
+    Start,
+    Stop,
+    Stopped,
+    Text,
+    ToolCall,
+    Turn,
+    Used,
+)
+from shared.wire.reply import gone_wrong
 from shared.wire.translate import TranslatingTap, Translation
 
 
@@ -135,6 +151,8 @@ class SeamTap(TranslatingTap):
         if self.error is not None:
             return b""
         match event:
+            case Stopped(stop=Stop.ERROR) if self.first_token_seen:
+                return self._event(Failed(gone_wrong(event.native)))
             case Failed():
                 self.events += 1
                 self.error = event.raw or orjson.dumps({"error": {"message": event.message}})

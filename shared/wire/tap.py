@@ -17,7 +17,8 @@ import msgspec
 
 from shared.domain.usage import Usage
 from shared.wire.openai_chat import DONE, read_usage
-from shared.wire.reply import UNREADABLE, MalformedReply
+from shared.wire.openai_chat.reply import BROKEN
+from shared.wire.reply import UNREADABLE, MalformedReply, gone_wrong
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 
 _NOTHING = msgspec.Raw()
@@ -153,6 +154,8 @@ class ChatTap:
                         self.content_bytes += size
                         self.first_token_seen = True
                 if choice.finish_reason:
+                    if not self.first_token_seen and choice.finish_reason in BROKEN:
+                        raise MalformedReply(gone_wrong(choice.finish_reason))
                     self.finish_reason = choice.finish_reason
                 if choice.usage:
                     self._hear_usage(choice.usage)

@@ -9,7 +9,7 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from shared.domain.catalogue import Deployment, Model, Quirks
+from shared.domain.catalogue import Deployment, Model, Quirks, WireFormat
 from shared.domain.refusal import Reason, Refusal
 from shared.domain.usage import Usage
 from shared.wire.canonical import (
@@ -24,15 +24,18 @@ from shared.wire.canonical import (
     Reply,
     Stamp,
     Start,
+    Stop,
     Stopped,
     Tool,
     ToolCall,
     Used,
 )
 from shared.wire.envelope import Envelope, open_envelope
+from shared.wire.forced import Unforcing, answer_tool, forced, unforced
 from shared.wire.inline import Fetched, inlined
 from shared.wire.openai_chat.facts import ChatCall
-from shared.wire.reply import ReplyFacts
+from shared.wire.reply import MalformedReply, ReplyFacts, gone_wrong
+from shared.wire.unsaid import unread, unspoken
 
 
 class Decoder(Protocol):
@@ -85,7 +88,8 @@ class Translation:
         quirks = deployment.provider.quirks
         if quirks.think_tags:
             self._provider = self._provider.tagged or self._provider
-        decoded = self._client.decode_call(orjson.loads(envelope.body), model=call.model, stream=call.stream)
+        values = orjson.loads(envelope.body)
+        decoded = self._client.decode_call(values, model=call.model, stream=call.stream)
         if self.fetched:
             decoded = inlined(decoded, self.fetched)
         shown = decoded.reasoning is None or decoded.reasoning.show is not False
@@ -93,11 +97,21 @@ class Translation:
         if output_cap is not None:
             decoded = replace(decoded, max_tokens=output_cap)
         decoded = self._shaped(decoded, deployment)
+        answer = answer_tool(decoded, deployment)
+        if answer is not None:
+            decoded = forced(decoded, answer)
         encoded = self._provider.encode_call(decoded, deployment.model, quirks)
-        self._tools = Tools(decoded.tools, encoded.names)
+        self._tools = Tools(decoded.tools, encoded.names, answer)
         if envelope.routing is not None and quirks.takes_routing:
             encoded = replace(encoded, body=open_envelope(encoded.body).edited({"provider": envelope.routing}))
-        return encoded.body, [*encoded.dropped, *decoded.left_out]
+        spoken = WireFormat(decoded.format)
+        lost = (
+            *encoded.dropped,
+            *decoded.left_out,
+            *unread(spoken, values),
+            *unspoken(decoded, deployment.provider.wire_format),
+        )
+        return encoded.body, list(dict.fromkeys(lost))
 
     def _shaped(self, call: Call, deployment: Deployment) -> Call:
         """The call as this attempt puts it."""
@@ -106,6 +120,7 @@ class Translation:
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Raises MalformedReply."""
         reply = self._provider.decode_reply(body)
+        came_to_an_end(reply)
         if self._tools:
             reply = replace(reply, choices=tuple(self._restored(choice) for choice in reply.choices))
         finish = reply.choices[0].stop.value if reply.choices else None
@@ -127,19 +142,30 @@ class Translation:
 
     def _restored(self, choice: Choice) -> Choice:
         parts = tuple(self._tools.restored(part) if isinstance(part, ToolCall) else part for part in choice.parts)
-        return replace(choice, parts=parts)
+        choice = replace(choice, parts=parts)
+        return choice if self._tools.answer is None else unforced(choice, self._tools.answer)
+
+
+def came_to_an_end(reply: Reply) -> None:
+    """Raises MalformedReply where the provider itself says that it went wrong (Gemini's MALFORMED_FUNCTION_CALL): nobody has
+    seen anything of it, so another may be asked."""
+    for choice in reply.choices:
+        if choice.stop is Stop.ERROR:
+            raise MalformedReply(gone_wrong(choice.native))
 
 
 class Tools:
     """The way back from tools as the provider knows them to the client's own: names, namespaces, custom tools."""
 
-    def __init__(self, tools: Sequence[Tool], names: Mapping[str, str]) -> None:
+    def __init__(self, tools: Sequence[Tool], names: Mapping[str, str], answer: str | None = None) -> None:
         self._names = names
+        self.answer = answer
+        """The tool that the answer itself was asked by (wire/forced.py)."""
         self._namespaced = {tool.full_name: tool for tool in tools if tool.namespace}
         self._custom = {tool.name for tool in tools if tool.custom}
 
     def __bool__(self) -> bool:
-        return bool(self._names or self._namespaced or self._custom)
+        return bool(self._names or self._namespaced or self._custom or self.answer)
 
     def named(self, part: ToolCall) -> ToolCall:
         """Under the client's own name. A custom tool's call is marked as one."""
@@ -173,6 +199,7 @@ class TranslatingTap:
 
     def __init__(self, decoder: Decoder, encoder: Encoder, tools: Tools, encode_error: Callable[[Refusal, int], bytes]) -> None:
         self._decoder, self._encoder, self._tools, self._encode_error = decoder, encoder, tools, encode_error
+        self._unforcing = None if tools.answer is None else Unforcing(tools.answer)
         self._withheld = False
         """The open part is a custom tool's call that travels as JSON: it can be given out only when it is whole."""
         self.usage: Usage | None = None
@@ -215,30 +242,46 @@ class TranslatingTap:
                 self.usage = event.usage
             case Start() if event.usage is not None:
                 self.usage = event.usage
+            case Stopped(stop=Stop.ERROR):
+                if not self.first_token_seen:
+                    raise MalformedReply(gone_wrong(event.native))
+                return self._failed(Failed(gone_wrong(event.native)))
             case Stopped():
                 self.finish_reason = event.stop.value
             case Failed():
-                self.error = event.raw or b"{}"
-                message = f"The provider failed in the middle of its answer: {event.message[:300]}"
-                refusal = Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message)
-                return self._encode_error(refusal, self.sequence)
+                return self._failed(event)
         return self._restored(event) if self._tools else self._encoder.feed(event)
+
+    def _failed(self, event: Failed) -> bytes:
+        self.error = event.raw or orjson.dumps({"error": {"message": event.message}})
+        message = f"The provider failed in the middle of its answer: {event.message[:300]}"
+        refusal = Refusal(reason=Reason.PROVIDER_ERROR, status=502, message=message)
+        return self._encode_error(refusal, self.sequence)
 
     def _restored(self, event: Event) -> bytes:
         match event:
             case Begin(part=ToolCall() as part):
                 made = self._tools.named(part)
                 self._withheld = made.custom and not part.custom
-                return self._encoder.feed(replace(event, part=made))
+                return self._give(replace(event, part=made))
             case Delta() if self._withheld:
                 return b""
             case End(part=ToolCall() as part):
                 made = self._tools.restored(part)
                 text = Delta(event.index, made.arguments, event.choice)
-                before = self._encoder.feed(text) if self._withheld else b""
+                before = self._give(text) if self._withheld else b""
                 self._withheld = False
-                return before + self._encoder.feed(replace(event, part=made))
-        return self._encoder.feed(event)
+                return before + self._give(replace(event, part=made))
+        return self._give(event)
+
+    def _give(self, event: Event) -> bytes:
+        if self._unforcing is None:
+            return self._encoder.feed(event)
+        events = self._unforcing.feed(event)
+        for each in events:
+            if isinstance(each, Stopped):
+                self.finish_reason = each.stop.value
+        return b"".join([self._encoder.feed(each) for each in events])
 
 
 def json_error_message(body: bytes) -> str | None:

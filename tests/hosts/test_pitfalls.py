@@ -48,11 +48,29 @@ async def test_a_model_in_googles_url_is_found_however_it_is_written(cluster: Cl
 
 
 async def test_tokens_are_counted_here_many_at_once(cluster: Cluster) -> None:
-    """Claude Code counts each of its tools apart, 24 at a time."""
-    body = {"model": "lab/chat", "messages": [HELLO], "tools": []}
-    counted = await asyncio.gather(*(ask(cluster, "/v1/messages/count_tokens?beta=true", body) for _ in range(24)))
-    assert {status for status, _ in counted} == {200}
-    assert all(told["input_tokens"] > 0 for _, told in counted)
+    """Claude Code counts each of its tools apart, 24 at a time, and waits for all of them: each in under 200 ms."""
+    schema = {"type": "object", "properties": {f"p{at}": {"type": "string", "description": "x" * 100} for at in range(100)}}
+    bodies = [
+        {"model": "lab/chat", "messages": [HELLO], "tools": []},
+        {"model": "lab/chat", "messages": [HELLO], "tools": [{"name": "look", "input_schema": schema}]},
+    ]
+    url, headers = f"{cluster.url()}/v1/messages/count_tokens?beta=true", {"Authorization": f"Bearer {cluster.key}"}
+    slowest_s = []
+    async with aiohttp.ClientSession(headers=headers) as session:
+
+        async def count(body: Any) -> tuple[float, int, int]:
+            began_s = time.perf_counter()
+            async with session.post(url, json=body) as reply:
+                told = await reply.json()
+            return time.perf_counter() - began_s, reply.status, told["input_tokens"]
+
+        for _ in range(5):  # the best round counts: the machine may have other work
+            counted = await asyncio.gather(*(count(bodies[at % 2]) for at in range(24)))
+            slowest_s.append(max(elapsed_s for elapsed_s, _, _ in counted))
+            assert {status for _, status, _ in counted} == {200}
+            assert len({tokens for _, _, tokens in counted}) == 2
+            assert all(tokens > 0 for _, _, tokens in counted)
+    assert min(slowest_s) < 0.2
     status, told = await ask(cluster, "/v1beta/models/lab/chat:countTokens", {"contents": [{"parts": [{"text": "hi"}]}]})
     assert status == 200
     assert told["totalTokens"] > 0

@@ -7,13 +7,14 @@ import pytest
 from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
-from shared.domain.catalogue import Auth, Provider, WireFormat
+from shared.domain.catalogue import Auth, DataPolicy, Provider, WireFormat
 from shared.providers.registry import CATALOGUE, load
 
 BASE_URLS = {
     "anthropic": "https://api.anthropic.com/v1",
     "assemblyai": "https://api.assemblyai.com/v2",
     "azure": None,
+    "azure-deployments": None,
     "deepgram": "https://api.deepgram.com/v1",
     "cohere": "https://api.cohere.com/v2",
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
@@ -84,6 +85,7 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
 }
 QUIRKS: dict[str, dict[str, object]] = {
     "anthropic": {"most_messages": 100_000, "continues": "turn"},
+    "azure-deployments": {"drop": ("top_k",), "output_cap_field": "max_completion_tokens", "forbids_by_model": True},
     "azure": {
         "drop": ("top_k",),
         "output_cap_field": "max_completion_tokens",
@@ -94,6 +96,12 @@ QUIRKS: dict[str, dict[str, object]] = {
     "cerebras": {"forced_tools": ("required",)},
     "deepseek": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "replay_needed": True},
     "fireworks": {"forced_tools": ("any", "named")},
+    "groq": {
+        "drop": ("logit_bias", "logprobs", "n", "prompt_cache_key", "store", "top_k", "top_logprobs", "verbosity"),
+        "message_drop": ("annotations", "cache_control", "name", "reasoning_content", "reasoning_details"),
+        "no_nulls": True,
+    },
+    "perplexity": {"drop": ("parallel_tool_calls", "tool_choice", "tools"), "alternating": True, "citations": True},
     "glm": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": (), "most_stops": 1},
     "kimi": {"reasoning": "thinking", "replay_needed": True, "forced_tools": ("named",)},
     "minimax": {"reasoning": "none", "output_cap_field": "max_completion_tokens"},
@@ -112,7 +120,7 @@ QUIRKS: dict[str, dict[str, object]] = {
     "xai": {"schema_drop": ("strict",), "drop": ("web_search_options",)},
 }
 USD = 1_000_000_000
-BESIDE_CHAT = ("embed", "rerank", "listen", "listen-tokens", "best")
+BESIDE_CHAT = ("embed", "rerank", "listen", "listen-tokens", "best", "image", "moderate", "speak")
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +158,9 @@ def test_a_format_that_has_no_model_in_its_body_has_it_in_every_path_of_a_call(c
         (provider.wire_format, "{model}" in path)
         for provider in catalogue.values()
         for endpoint, path in provider.endpoints.items()
-        if endpoint in ("chat", "chat_stream")
+        if endpoint in ("chat", "chat_stream") and provider.name != "azure-deployments"
     }
+    assert "/deployments/{model}/" in catalogue["azure-deployments"].endpoints["chat"]
     in_url = {WireFormat.GEMINI, WireFormat.BEDROCK}
     chat = [provider for provider in catalogue.values() if "chat" in provider.endpoints]
     assert in_path == {(provider.wire_format, provider.wire_format in in_url) for provider in chat}
@@ -168,6 +177,25 @@ def test_anthropic_is_told_a_version_that_takes_temperature(catalogue: dict[str,
 def test_calls_are_translated_into_the_providers_own_dialect(catalogue: dict[str, Provider], name: str) -> None:
     quirks = catalogue[name].quirks
     assert {field: getattr(quirks, field) for field in QUIRKS[name]} == QUIRKS[name]
+
+
+def test_policies_are_those_that_providers_publish(catalogue: dict[str, Provider]) -> None:
+    policies = {name: provider.data_policy for name, provider in catalogue.items() if provider.data_policy != DataPolicy()}
+    assert policies == {
+        "anthropic": DataPolicy(trains=False, retention_days=30),
+        "bedrock": DataPolicy(trains=False, retention_days=30),
+        "demo": DataPolicy(trains=False, retention_days=0),
+        "fireworks": DataPolicy(trains=False, retention_days=0),
+        "gemini": DataPolicy(retention_days=55),
+        "groq": DataPolicy(retention_days=30),
+        "openai": DataPolicy(trains=False, retention_days=30),
+        "openai-responses": DataPolicy(trains=False, retention_days=30),
+        "perplexity": DataPolicy(trains=False, retention_days=0),
+        "scaleway": DataPolicy(region="eu"),
+        "together": DataPolicy(trains=False),
+        "vertex": DataPolicy(trains=False),
+        "xai": DataPolicy(trains=False, retention_days=30),
+    }
 
 
 def test_only_mistral_has_calls_of_its_own_format_rewritten(catalogue: dict[str, Provider]) -> None:
@@ -247,7 +275,9 @@ def test_an_output_is_never_longer_than_its_context(catalogue: dict[str, Provide
     assert odd == []
 
 
-@pytest.mark.parametrize("name", ["azure", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"])
+@pytest.mark.parametrize(
+    "name", ["azure", "azure-deployments", "custom", "kimi-code", "nvidia", "ollama", "openrouter", "vllm"]
+)
 def test_where_models_are_not_ours_to_know_none_are_listed(catalogue: dict[str, Provider], name: str) -> None:
     assert catalogue[name].models == {}
 

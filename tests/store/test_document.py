@@ -90,6 +90,19 @@ def test_what_is_wrong_is_told_by_line_and_key(before: str, after: str, told: st
     assert "sk-secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("written", ["2024-10-21", '"2024-10-21"', "2025-04-01-preview", "preview"])
+def test_an_api_version_may_look_like_a_date(written: str) -> None:
+    text = f"connections:\n  - name: a\n    provider: azure-deployments\n    api_version: {written}\n"
+    assert read(text).connections[0].api_version == written.strip('"')
+
+
+@pytest.mark.parametrize("written", ["2024", "[a]", "a b", '"?x"', "2024-10-21T10:00:00"])
+def test_an_api_version_that_is_none_is_told_by_line(written: str) -> None:
+    text = f"connections:\n  - name: a\n    provider: azure-deployments\n    api_version: {written}\n"
+    with pytest.raises(DocumentError, match=r"gateway.yaml:4 connections\[0\].api_version: must be letters, digits"):
+        read(text)
+
+
 def test_toml_is_read_as_well() -> None:
     with pytest.raises(DocumentError, match=r"gateway.toml:4 connections\[0\].base_url"):
         read(TOML, "gateway.toml")

@@ -66,6 +66,8 @@ def replies(draw: st.DrawFn) -> Reply:
     calls = draw(st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3))
     parts += [ToolCall(id=f"call_{at}", name=name, arguments=arguments) for at, (name, arguments) in enumerate(calls)]
     stop = Stop.TOOL if calls else draw(st.sampled_from([Stop.END, Stop.LENGTH]))
+    if not parts and stop is Stop.END:
+        parts.append(Text(draw(WORDS)))  # nothing at all and no reason for it: Gemini cannot mean that
     return Reply(choices=(Choice(parts=tuple(parts), stop=stop),), usage=draw(usages()), model="model")
 
 

@@ -1,6 +1,5 @@
 """What holds for every codec, whatever its format: nothing crashes, nothing is lost between encode and decode, and where bytes
-are cut makes no difference. `make soak` runs
-a hundred times as many examples."""
+are cut makes no difference. `make soak` runs a hundred times as many examples; how many is said at the end (conftest.py)."""
 
 from __future__ import annotations
 
@@ -20,6 +19,7 @@ from shared.wire.canonical import Call, Choice, Event, Reply, Stop, Text, Thinki
 from shared.wire.codec import FORMATS, PROVIDERS
 from shared.wire.parts import fold
 from shared.wire.reply import MalformedReply
+from tests.wire.counted import ANSWERS, BODIES, COUNTS, REQUESTS, SPLITS, STREAMS
 from tests.wire.generated import VALUES, WORDS, calls, events_of, replies
 from tests.wire.translation import STAMP
 
@@ -167,6 +167,7 @@ def comparable(reply: Reply, wire_format: WireFormat) -> tuple[Any, ...]:
 @given(reply=replies())
 @settings(max_examples=150 * TIMES, deadline=None)
 def test_a_whole_answer_survives_its_own_format(wire_format: WireFormat, reply: Reply) -> None:
+    COUNTS[ANSWERS] += 1
     decoded = PROVIDERS[wire_format].decode_reply(FORMATS[wire_format].encode_reply(reply, STAMP))
     assert comparable(decoded, wire_format) == comparable(reply, wire_format)
 
@@ -182,7 +183,10 @@ def test_a_stream_survives_its_own_format_however_it_is_cut(
     whole, split = PROVIDERS[wire_format].stream_decoder(), PROVIDERS[wire_format].stream_decoder()
     once = whole.feed(stream) + whole.close()
     events: list[Event] = []
-    for piece in cut(stream, cuts):
+    given = cut(stream, cuts)
+    COUNTS[STREAMS] += 1
+    COUNTS[SPLITS] += len(given) - 1
+    for piece in given:
         events += split.feed(piece)
     events += split.close()
     assert fold(events) == fold(once)
@@ -194,6 +198,7 @@ def test_a_stream_survives_its_own_format_however_it_is_cut(
 @given(call=calls())
 @settings(max_examples=100 * TIMES, deadline=None)
 def test_every_call_is_encoded_or_refused_by_name(wire_format: WireFormat, quirks: Quirks, call: Call) -> None:
+    COUNTS[REQUESTS] += 1
     try:
         encoded = PROVIDERS[wire_format].encode_call(call, MODEL, quirks)
     except Refused as refused:
@@ -206,6 +211,7 @@ def test_every_call_is_encoded_or_refused_by_name(wire_format: WireFormat, quirk
 @given(body=st.dictionaries(KEYS, SHAPED, max_size=6))
 @settings(max_examples=300 * TIMES, deadline=None)
 def test_any_body_is_understood_or_refused(wire_format: WireFormat, body: dict[str, Any]) -> None:
+    COUNTS[BODIES] += 1
     try:
         FORMATS[wire_format].decode_call(body, model="lab/model", stream=False)
     except Refused as refused:
@@ -218,6 +224,7 @@ def test_any_body_is_understood_or_refused(wire_format: WireFormat, body: dict[s
 def test_any_answer_is_understood_or_malformed(wire_format: WireFormat, answer: Any, junk: bytes) -> None:
     half = PROVIDERS[wire_format]
     for body in (orjson.dumps(answer), junk):
+        COUNTS[ANSWERS] += 1
         with suppress(MalformedReply):
             half.decode_reply(body)
         decoder = half.stream_decoder()

@@ -18,6 +18,7 @@ from shared.store.document.fields import (
     Seconds,
     SetParams,
     Strict,
+    valid_api_version,
     valid_base_url,
     valid_prefix,
     valid_reference,
@@ -171,6 +172,7 @@ class ConnectionEntry(Strict):
     prefix: Annotated[str, AfterValidator(valid_prefix)] | None = None
     base_url: Annotated[str, AfterValidator(valid_base_url)] | None = None
     api_key: Annotated[str, AfterValidator(valid_reference)] | None = None
+    api_version: Annotated[str, BeforeValidator(valid_api_version)] | None = None
     organisation: str | None = None
     models: tuple[Annotated[ModelEntry, BeforeValidator(_model)], ...] = ()
     drop_params: DropParams = ()

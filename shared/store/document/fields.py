@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from shared.domain.catalogue import Params
+from shared.domain.catalogue import API_VERSION, Params
 from shared.domain.money import usd_to_nano
 from shared.wire.params import guarded
 
@@ -34,6 +35,14 @@ def valid_base_url(value: str) -> str:
     if re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value) is None:
         raise ValueError("must be a URL like https://host/v1, without user, query or fragment")
     return value.rstrip("/")
+
+
+def valid_api_version(value: object) -> str:
+    """YAML and TOML read `2024-10-21` as a date."""
+    text = value.isoformat() if type(value) is date else value
+    if type(text) is not str or API_VERSION.fullmatch(text) is None:
+        raise ValueError("must be letters, digits, dots and dashes, like 2024-10-21")
+    return text
 
 
 def valid_prefix(value: str) -> str:

@@ -9,7 +9,9 @@ import orjson
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import datauri, loose
 from shared.wire.canonical import (
+    SIGNED,
     Choice,
+    Citation,
     Media,
     Reply,
     Stamp,
@@ -25,6 +27,7 @@ REASONS: dict[Stop, str] = {
     Stop.END: "end_turn", Stop.ERROR: "end_turn", Stop.LENGTH: "max_tokens", Stop.TOOL: "tool_use",
     Stop.SEQUENCE: "stop_sequence", Stop.FILTER: "refusal", Stop.REFUSAL: "refusal", Stop.PAUSE: "pause_turn",
 }  # fmt: skip
+OUR_INDEX = f"{SIGNED}source"
 STOPS: dict[str, Stop] = {
     "end_turn": Stop.END, "max_tokens": Stop.LENGTH, "model_context_window_exceeded": Stop.LENGTH, "tool_use": Stop.TOOL,
     "stop_sequence": Stop.SEQUENCE, "refusal": Stop.REFUSAL, "pause_turn": Stop.PAUSE,
@@ -94,6 +97,9 @@ def read_usage(raw: Any) -> Usage | None:
 def encode_reply(reply: Reply, stamp: Stamp) -> bytes:
     choice = reply.choices[0] if reply.choices else Choice(parts=(), stop=Stop.END)
     content = [block for part in choice.parts for block in blocks_of(part, stamp)]
+    texts = [block for block in content if block["type"] == "text"]
+    if reply.citations and texts:
+        texts[-1]["citations"] = [citation_of(each) for each in reply.citations]
     body = message_head(stamp) | {
         "content": content,
         "stop_reason": REASONS[choice.stop],
@@ -101,6 +107,17 @@ def encode_reply(reply: Reply, stamp: Stamp) -> bytes:
         "usage": usage_object(reply.usage or Usage()),
     }
     return orjson.dumps(body)
+
+
+def citation_of(citation: Citation) -> dict[str, Any]:
+    """As of a web search of Anthropic's own; its index is ours, so that it can be told from theirs when it comes back."""
+    return {
+        "type": "web_search_result_location",
+        "cited_text": citation.quote,
+        "url": citation.url,
+        "title": citation.title or None,
+        "encrypted_index": OUR_INDEX,
+    }
 
 
 def message_head(stamp: Stamp) -> dict[str, Any]:

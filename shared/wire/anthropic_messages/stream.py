@@ -12,6 +12,7 @@ from shared.wire.anthropic_messages.reply import (
     STOPS,
     block_part,
     blocks_of,
+    citation_of,
     message_head,
     read_usage,
     signature_block,
@@ -19,6 +20,7 @@ from shared.wire.anthropic_messages.reply import (
     usage_object,
 )
 from shared.wire.canonical import (
+    Citation,
     Event,
     Failed,
     Media,
@@ -199,6 +201,15 @@ class StreamEncoder(EventEncoder):
             return b""
         self._sent = True
         return self._delta_head + orjson.dumps(text) + b"}}\n\n"
+
+    def _cited(self, citations: tuple[Citation, ...]) -> bytes:
+        """Deltas of a text that is still open; a later block has no place for them."""
+        if self._open is not Text:
+            return b""
+        told = {"type": "content_block_delta", "index": self._index}
+        return b"".join(
+            [named(told | {"delta": {"type": "citations_delta", "citation": citation_of(each)}}) for each in citations]
+        )
 
     def _end(self, part: Text | Media | Thinking | ToolCall) -> bytes:
         if isinstance(part, Media):

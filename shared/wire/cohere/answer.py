@@ -11,6 +11,7 @@ from shared.domain.usage import Usage
 from shared.wire import sse
 from shared.wire.canonical import (
     Choice,
+    Citation,
     Media,
     Part,
     Reply,
@@ -51,6 +52,9 @@ def encode_reply(reply: Reply, stamp: Stamp) -> bytes:
         message["content"] = content
     if calls:
         message["tool_calls"] = calls
+    texts = [part.text for part in choice.parts if isinstance(part, Text)]
+    if reply.citations and texts:
+        message["citations"] = [cited(each, at, texts[-1]) for at, each in enumerate(reply.citations)]
     made = {"id": _id(stamp), "finish_reason": FINISH[choice.stop], "message": message, "usage": _usage(reply.usage or Usage())}
     return orjson.dumps(made)
 
@@ -68,6 +72,14 @@ def _block(part: Part, stamp: Stamp) -> dict[str, Any] | None:
         case Media():
             return {"type": "text", "text": f"![]({part.url or ''})"}
     return None
+
+
+def cited(citation: Citation, at: int, text: str) -> dict[str, Any]:
+    """A span of the text and the document that it rests on."""
+    start, end = citation.start or 0, citation.end or 0
+    document = {"url": citation.url, "title": citation.title, "snippet": citation.quote}
+    source = {"type": "document", "id": f"source:{at}", "document": document}
+    return {"start": start, "end": end, "text": text[start:end], "sources": [source], "type": "TEXT_CONTENT"}
 
 
 def _called(part: ToolCall, arguments: str) -> dict[str, Any]:
@@ -89,6 +101,8 @@ class StreamEncoder(EventEncoder):
     def __init__(self, stamp: Stamp) -> None:
         super().__init__(stamp)
         self._content = self._calls = -1
+        self._text: list[str] = []
+        """What the open text has so far."""
         self._kind: str | None = None
         """What the open part's deltas are called; None: it is not shown."""
 
@@ -107,6 +121,7 @@ class StreamEncoder(EventEncoder):
             return self._piece("tool-call-start", self._calls, {"tool_calls": _called(part, "")})
         shown = isinstance(part, Text) or (isinstance(part, Thinking) and self._stamp.show_thinking)
         self._kind = ("text" if isinstance(part, Text) else "thinking") if shown else None
+        self._text = []
         if self._kind is None:
             return b""
         self._content += 1
@@ -117,7 +132,21 @@ class StreamEncoder(EventEncoder):
             return b""
         if self._kind == "call":
             return self._piece("tool-call-delta", self._calls, {"tool_calls": {"function": {"arguments": text}}})
+        if self._kind == "text":
+            self._text.append(text)
         return self._piece("content-delta", self._content, {"content": {self._kind: text}})
+
+    def _cited(self, citations: tuple[Citation, ...]) -> bytes:
+        """Of a text that is still open; a later part has no place for them."""
+        if self._kind != "text":
+            return b""
+        text = "".join(self._text)
+        return b"".join(
+            [
+                self._piece("citation-start", at, {"citations": cited(each, at, text)}) + _event("citation-end", {"index": at})
+                for at, each in enumerate(citations)
+            ]
+        )
 
     def _end(self, part: Part) -> bytes:
         kind, self._kind = self._kind, None

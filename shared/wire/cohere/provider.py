@@ -17,6 +17,8 @@ from shared.wire.canonical import (
     NO_INPUT,
     Call,
     Choice,
+    Citation,
+    Cited,
     Encoded,
     Event,
     Failed,
@@ -222,14 +224,25 @@ def _called(raw: dict[str, Any], at: int) -> ToolCall:
     )
 
 
-def _citations(raw: Any) -> list[dict[str, Any]]:
+def _citations(raw: Any) -> list[Citation]:
+    """Of the documents that have a URL."""
     found = []
     for citation in loose.tables(raw):
         for source in loose.tables(citation.get("sources")):
             document = source.get("document")
             document = document if type(document) is dict else {}
             if type(document.get("url")) is str:
-                found.append({"url": document["url"], "title": str(document.get("title") or "")})
+                start, end = citation.get("start"), citation.get("end")
+                known = type(start) is int and type(end) is int
+                found.append(
+                    Citation(
+                        url=document["url"],
+                        title=loose.text(document.get("title")),
+                        quote=loose.text(document.get("snippet")),
+                        start=start if known else 0,
+                        end=end if known else 0,
+                    )
+                )
     return found
 
 
@@ -254,6 +267,7 @@ class StreamDecoder(EventDecoder):
         self._parts = Parts()
         self._stop: Stopped | None = None
         self._failed = False
+        self._citations: list[Citation] = []
 
     def _data(self, data: bytes) -> list[Event]:
         if data.startswith(b"[DONE]"):
@@ -275,6 +289,11 @@ class StreamDecoder(EventDecoder):
             case "tool-call-delta":
                 text = loose.text(loose.table(loose.table(message.get("tool_calls")).get("function")).get("arguments"))
                 return [self._parts.more(text)] if text and isinstance(self._parts.open, ToolCall) else []
+            case "citation-start":
+                self._citations += _citations([message.get("citations")])
+                return []
+            case "content-end" if isinstance(self._parts.open, Text):
+                return []  # its citations can still come
             case "content-end" | "tool-call-end":
                 return self._parts.end()
             case "message-end":
@@ -292,7 +311,8 @@ class StreamDecoder(EventDecoder):
         return self._parts.thinking(thought) + self._parts.text(text)
 
     def _message_end(self, delta: dict[str, Any], data: bytes) -> list[Event]:
-        events = self._parts.end()
+        told: list[Event] = [Cited(tuple(self._citations))] if self._citations else []
+        events = [*told, *self._parts.end()]
         reason = loose.text(delta.get("finish_reason"))
         if delta.get("error"):
             self._failed = True

@@ -12,8 +12,7 @@ from shared.wire import fields
 from shared.wire.canonical import Encoded, Stamp
 from shared.wire.embeddings.canonical import EmbedCall, EmbedReply
 from shared.wire.envelope import invalid_field, wrong_type
-from shared.wire.fields import Values
-from shared.wire.gemini.decode import camel
+from shared.wire.fields import Values, camel
 from shared.wire.reply import MalformedReply
 
 KNOWN = frozenset({"model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"})

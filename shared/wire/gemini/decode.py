@@ -26,14 +26,12 @@ from shared.wire.canonical import (
     Turn,
 )
 from shared.wire.envelope import invalid_field, wrong_type
-from shared.wire.fields import Values
+from shared.wire.fields import Values, camel
 from shared.wire.schema import lower_types
 
 MAX_CHOICES = 128
 HUB = frozenset({"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "model"})
 NATIVE = frozenset({"safetySettings", "cachedContent", "labels", "serviceTier", "store"})
-HARMLESS = frozenset({"safetySettings", "labels", "store"})
-"""Thresholds of Google's own filters: other providers have none to set."""
 CONFIGURED = frozenset(
     {
         "temperature", "topP", "topK", "maxOutputTokens", "stopSequences", "candidateCount", "seed", "presencePenalty",
@@ -51,23 +49,15 @@ NAMES = {
 }  # fmt: skip
 
 
-def camel(values: Values) -> Values:
-    """The object with camelCase keys; the values are not touched."""
-    return {_camel(name): value for name, value in values.items()}
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word[:1].upper() + word[1:] for word in rest) if rest and first else name
-
-
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:
     """Raises Refused, naming the field. Model and stream are in the URL."""
     values = camel(values)
     config = camel(fields.table(values, "generationConfig") or {})
     tools, left_out = _tools(values)
     unknown = {f"{AT}{name}": value for name, value in config.items() if name not in CONFIGURED and value is not None}
-    native = {name: v for name, v in values.items() if name in NATIVE and name not in HARMLESS and v not in (None, [], "")}
+    if unspoken_type(config):
+        unknown[f"{AT}responseMimeType"] = config["responseMimeType"]
+    native = {name: v for name, v in values.items() if name in NATIVE and v not in (None, [], {}, "", False)}
     return Call(
         model=model or "",
         system=_system(values),
@@ -94,6 +84,11 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
         left_out=left_out,
         names=NAMES,
     )
+
+
+def unspoken_type(config: Values) -> bool:
+    """`text/x.enum`: neither text nor JSON, and nobody else's."""
+    return config.get("responseMimeType") not in (None, "", "text/plain", "application/json")
 
 
 def _whole(value: float | None) -> int | None:

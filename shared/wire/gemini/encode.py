@@ -46,12 +46,18 @@ class _Encoder:
             body["generationConfig"] = config
         self.dropped += [call.named(name) for name in UNSPEAKABLE if getattr(call, name) is not None]
         if call.format == "gemini":
-            body.update(call.native)
+            self.native(body)
         else:
             self.dropped += call.native
         for name, value in call.extra.items():
             body.setdefault(name, value)
         return Encoded(body=orjson.dumps(body), dropped=tuple(dict.fromkeys(self.dropped)), names=self.names.back)
+
+    def native(self, body: dict[str, Any]) -> None:
+        """What only Gemini has a word for, where it belongs (`generationConfig.mediaResolution`)."""
+        for path, value in self.call.native.items():
+            outer, _, inner = path.rpartition(".")
+            (body.setdefault(outer, {}) if outer else body)[inner] = value
 
     def contents(self) -> list[dict[str, Any]]:
         told = [replace(turn, role="user") if turn.role == "system" else turn for turn in self.call.turns]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from shared.domain.usage import MAX_TOKENS, Usage
 from shared.wire import loose
-from shared.wire.canonical import Choice, Media, Reply, Stamp, Stop, Text, Thinking, ToolCall
+from shared.wire.canonical import Choice, Citation, Media, Reply, Stamp, Stop, Text, Thinking, ToolCall
 from shared.wire.reply import MalformedReply
 
 REASONS: dict[Stop, str] = {
@@ -24,9 +25,12 @@ STOPS: dict[str, Stop] = {
 }  # fmt: skip
 
 
-def stop_of(reason: Any, *, called: bool) -> Stop:
+def stop_of(reason: Any, *, called: bool, empty: bool = False) -> Stop:
+    """`empty`: the candidate holds nothing at all. With STOP that is a known fault of the model's, not an answer."""
     stop = STOPS.get(reason, Stop.END) if type(reason) is str else Stop.END
-    return Stop.TOOL if called and stop is Stop.END else stop
+    if stop is not Stop.END:
+        return stop
+    return Stop.TOOL if called else Stop.ERROR if empty else stop
 
 
 def decode_reply(body: bytes) -> Reply:
@@ -38,9 +42,9 @@ def decode_reply(body: bytes) -> Reply:
         raise MalformedReply("answered without candidates")
     candidates = loose.tables(reply.get("candidates"))
     choices = tuple(_choice(candidate, at) for at, candidate in enumerate(candidates))
-    model = reply.get("modelVersion")
+    model, refused = reply.get("modelVersion"), blocked(reply)
     return Reply(
-        choices=choices or (Choice(parts=(), stop=Stop.FILTER, native=blocked(reply)),),
+        choices=choices or (Choice(parts=(), stop=Stop.FILTER if refused else Stop.ERROR, native=refused),),
         usage=read_usage(reply.get("usageMetadata")),
         model=model if type(model) is str else None,
     )
@@ -50,7 +54,9 @@ def _choice(candidate: dict[str, Any], at: int) -> Choice:
     parts: list[Text | Media | Thinking | ToolCall] = []
     content = candidate.get("content")
     calls = 0
+    empty = True
     for raw in loose.tables(content.get("parts") if type(content) is dict else None):
+        empty = empty and says_nothing(raw)
         part = reply_part(raw, calls)
         calls += isinstance(part, ToolCall)
         last = parts[-1] if parts else None
@@ -61,7 +67,12 @@ def _choice(candidate: dict[str, Any], at: int) -> Choice:
         elif part is not None:
             parts.append(part)
     reason = loose.text(candidate.get("finishReason"))
-    return Choice(parts=tuple(parts), stop=stop_of(reason, called=calls > 0), native=reason or None)
+    return Choice(parts=tuple(parts), stop=stop_of(reason, called=calls > 0, empty=empty), native=reason or None)
+
+
+def says_nothing(raw: dict[str, Any]) -> bool:
+    """A part that is only an empty text. A signature alone is something: it belongs to a thought."""
+    return raw.get("text") == "" and "thoughtSignature" not in raw
 
 
 def blocked(reply: dict[str, Any]) -> str | None:
@@ -120,11 +131,19 @@ def encode_reply(reply: Reply, stamp: Stamp) -> bytes:
                 "finishReason": REASONS[choice.stop],
                 "index": index,
             }
+            | grounding(reply.citations)
             for index, choice in enumerate(reply.choices)
         ],
         "usageMetadata": usage_object(reply.usage or Usage()),
     }
     return orjson.dumps(body | tail(stamp))
+
+
+def grounding(citations: Sequence[Citation]) -> dict[str, Any]:
+    """A candidate's sources, without their places: Google counts bytes where we count characters."""
+    if not citations:
+        return {}
+    return {"groundingMetadata": {"groundingChunks": [{"web": {"uri": each.url, "title": each.title}} for each in citations]}}
 
 
 def tail(stamp: Stamp) -> dict[str, Any]:

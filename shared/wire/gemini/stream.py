@@ -14,6 +14,8 @@ from shared.domain.usage import Usage
 from shared.wire import loose, sse
 from shared.wire.canonical import (
     Begin,
+    Citation,
+    Cited,
     Delta,
     End,
     Event,
@@ -29,7 +31,18 @@ from shared.wire.canonical import (
     Used,
 )
 from shared.wire.decoder import EventDecoder
-from shared.wire.gemini.reply import REASONS, blocked, raw_parts, read_usage, reply_part, stop_of, tail, usage_object
+from shared.wire.gemini.reply import (
+    REASONS,
+    blocked,
+    grounding,
+    raw_parts,
+    read_usage,
+    reply_part,
+    says_nothing,
+    stop_of,
+    tail,
+    usage_object,
+)
 from shared.wire.parts import Parts
 from shared.wire.reply import MalformedReply
 
@@ -83,11 +96,12 @@ class _Objects:
 
 
 class _Candidate:
-    __slots__ = ("calls", "parts", "reason")
+    __slots__ = ("calls", "empty", "parts", "reason")
 
     def __init__(self, index: int) -> None:
         self.parts = Parts(index)
         self.calls = 0
+        self.empty = True
         self.reason: str | None = None
 
 
@@ -118,7 +132,8 @@ class StreamDecoder(EventDecoder):
         for index, candidate in self._candidates.items():
             if candidate.reason is not None:
                 events += candidate.parts.end()
-                events.append(Stopped(stop_of(candidate.reason, called=candidate.calls > 0), index, native=candidate.reason))
+                stop = stop_of(candidate.reason, called=candidate.calls > 0, empty=candidate.empty)
+                events.append(Stopped(stop, index, native=candidate.reason))
         if not self._candidates and self._blocked is not None:
             events.append(Stopped(Stop.FILTER, native=self._blocked))
         return events
@@ -158,6 +173,7 @@ class StreamDecoder(EventDecoder):
         parts = content.get("parts") if type(content) is dict else None
         for each in parts if type(parts) is list else ():
             part = reply_part(each, candidate.calls) if type(each) is dict else None
+            candidate.empty = candidate.empty and (type(each) is not dict or says_nothing(each))
             match part:
                 case Text():
                     events += candidate.parts.text(part.text)
@@ -184,6 +200,7 @@ class StreamEncoder:
         self._usage = Usage()
         self._stops: dict[int, Stop] = {}
         self._kinds: dict[int, type[Any]] = {}
+        self._citations: tuple[Citation, ...] = ()
         self._first = True
 
     def feed(self, event: Event) -> bytes:
@@ -200,6 +217,8 @@ class StreamEncoder:
                     return self._chunk(event.choice, [signed])
             case Stopped():
                 self._stops[event.choice] = event.stop
+            case Cited():
+                self._citations = event.citations
             case Used():
                 self._usage = event.usage
             case Start() if event.usage is not None:
@@ -209,6 +228,7 @@ class StreamEncoder:
     def close(self) -> bytes:
         candidates = [
             {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": REASONS[stop], "index": choice}
+            | grounding(self._citations)
             for choice, stop in sorted((self._stops or {0: Stop.END}).items())
         ]
         body = {"candidates": candidates, "usageMetadata": usage_object(self._usage)} | self._tail

@@ -25,6 +25,7 @@ from shared.wire.canonical import (
     Turn,
 )
 from shared.wire.envelope import invalid_field
+from shared.wire.openai_chat.tidy import tidied
 from shared.wire.turns import Ids, Names, paired, result_media, result_text
 
 LEAST_THINKING_TOKENS = 128
@@ -57,6 +58,8 @@ class _Encoder:
                 body["stream_options"] = {"include_usage": True}
         self.native(body)
         self.quirky(body)
+        if self.quirks.tidied:
+            self.tidy(body)
         dropped = tuple(dict.fromkeys(self.dropped))
         return Encoded(body=orjson.dumps(body), dropped=dropped, names=self.names.back)
 
@@ -296,6 +299,15 @@ class _Encoder:
         for name, target in self.quirks.rename.items():
             if name in body:
                 body.setdefault(target, body.pop(name))
+
+    def tidy(self, body: dict[str, Any]) -> None:
+        """What is refused within messages, and null."""
+        if self.quirks.no_nulls:
+            for name in [name for name, value in body.items() if value is None]:
+                del body[name]
+        messages, without = tidied(orjson.dumps(body["messages"]), self.quirks)
+        body["messages"] = orjson.Fragment(messages)
+        self.dropped += without
 
 
 def one_choice_only(call: Call) -> Refused:

@@ -10,6 +10,7 @@ from shared.domain.usage import Usage
 from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Choice,
+    Citation,
     Media,
     Reply,
     Stamp,
@@ -21,6 +22,7 @@ from shared.wire.canonical import (
     unpack_signature,
 )
 from shared.wire.openai_chat.facts import read_usage
+from shared.wire.openai_chat.sources import annotated, listed, located, url_citations
 from shared.wire.reply import MalformedReply
 
 FINISH: dict[Stop, str] = {
@@ -34,6 +36,7 @@ STOPS: dict[str, Stop] = {
     "error": Stop.ERROR, "network_error": Stop.ERROR, "insufficient_system_resource": Stop.ERROR,
 }  # fmt: skip
 """OpenAI's reasons, and those of its imitators (Mistral, Together, Z.ai, DeepSeek)."""
+BROKEN = frozenset(reason for reason, stop in STOPS.items() if stop is Stop.ERROR)
 FORMATS = {"anthropic": "anthropic-claude-v1", "gemini": "google-gemini-v1", "openai": "openai-responses-v1"}
 
 
@@ -48,6 +51,14 @@ def stop_of(finish: Any, *, called: bool) -> Stop:
     return Stop.TOOL if called and stop is Stop.END else stop
 
 
+def matched_stop(choice: dict[str, Any], stop: Stop) -> str | None:
+    """The stop sequence that ended it, where a server tells: vLLM's `stop_reason`, SGLang's `matched_stop`. A number there is a
+    token, and no sequence of the client's."""
+    if stop is not Stop.END:
+        return None
+    return loose.text(choice.get("stop_reason")) or loose.text(choice.get("matched_stop")) or None
+
+
 def decode_reply(body: bytes) -> Reply:
     try:
         reply = orjson.loads(body)
@@ -59,13 +70,21 @@ def decode_reply(body: bytes) -> Reply:
     usage = reply.get("usage")
     if not usage and reply["choices"] and type(reply["choices"][0]) is dict:
         usage = reply["choices"][0].get("usage")
-    citations = tuple({"url": url} for url in loose.array(reply.get("citations")) if type(url) is str)
     return Reply(
         choices=tuple(choices),
         usage=read_usage(orjson.dumps(usage)) if type(usage) is dict else None,
         model=reply.get("model") if type(reply.get("model")) is str else None,
-        citations=citations,
+        citations=_citations(reply, choices[0] if choices else None),
     )
+
+
+def _citations(reply: dict[str, Any], choice: Choice | None) -> tuple[Citation, ...]:
+    found = [each for raw in loose.tables(reply["choices"])[:1] for each in annotated(loose.table(raw.get("message")))]
+    found = found or listed(reply)
+    if not found or choice is None:
+        return ()
+    text = next((part.text for part in reversed(choice.parts) if isinstance(part, Text)), "")
+    return located(found, text)
 
 
 def failed(answer: dict[str, Any]) -> bool:
@@ -91,7 +110,14 @@ def _choice(choice: dict[str, Any]) -> Choice:
     if type(refusal) is str and refusal and stop is Stop.END:
         stop = Stop.REFUSAL
     native = loose.text(choice.get("finish_reason")) or None
-    return Choice(parts=tuple(parts), stop=stop, logprobs=logprobs if type(logprobs) is dict else None, native=native)
+    matched = matched_stop(choice, stop)
+    return Choice(
+        parts=tuple(parts),
+        stop=stop if matched is None else Stop.SEQUENCE,
+        stop_sequence=matched,
+        logprobs=logprobs if type(logprobs) is dict else None,
+        native=native,
+    )
 
 
 def _thinking(message: dict[str, Any]) -> list[Thinking]:
@@ -188,10 +214,7 @@ def _encode_choice(choice: Choice, index: int, reply: Reply, stamp: Stamp) -> di
     if images:
         message["images"] = [{"type": "image_url", "image_url": {"url": media_url(part)}} for part in images]
     if reply.citations:
-        message["annotations"] = [
-            {"type": "url_citation", "url_citation": {"url": each.get("url", ""), "title": each.get("title", "")}}
-            for each in reply.citations
-        ]
+        message["annotations"] = url_citations(reply.citations)
     told = {
         "index": index,
         "message": message,

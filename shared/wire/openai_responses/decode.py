@@ -42,8 +42,10 @@ NATIVE = frozenset(
         "stream_options", "truncation", "models", "route", "provider", "plugins", "session_id", "cache_control", "trace",
     }
 )  # fmt: skip
-HARMLESS = frozenset({"store", "include", "client_metadata", "stream_options", "background", "truncation"})
-"""Housekeeping: nothing of the answer is lost without it, so it is not listed as dropped."""
+HARMLESS = frozenset({"store", "include", "client_metadata", "stream_options", "background"})
+"""Housekeeping: nothing of the answer is lost without it, so it is not listed as dropped. `_unserved` lists what is."""
+SERVED = frozenset({"reasoning.encrypted_content", "message.output_text.logprobs"})
+"""Of `include`: what answers hold."""
 NAMES = {"max_tokens": "max_output_tokens", "turns": "input", "system": "instructions", "output": "text.format", "choices": "n"}
 
 
@@ -87,11 +89,26 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
         stream=bool(fields.flag(values, "stream") if stream is None else stream),
         include_usage=True,
         format="openai-responses",
-        native={name: v for name, v in values.items() if name in NATIVE and name not in HARMLESS and v is not None},
+        native={
+            name: v
+            for name, v in values.items()
+            if name in NATIVE and name not in HARMLESS and v is not None and (name, v) != ("truncation", "disabled")
+        },
         extra={name: value for name, value in values.items() if name not in HUB and name not in NATIVE},
-        left_out=left_out,
+        left_out=(*left_out, *_unserved(values)),
         names=NAMES,
     )
+
+
+def _unserved(values: Values) -> list[str]:
+    """A call in the background is answered at once, and what only hosted tools could tell is not told."""
+    told = ["background"] if values.get("background") is True else []
+    include = values.get("include")
+    return told + [f"include[{at}]" for at, name in enumerate(include if type(include) is list else ()) if not _served(name)]
+
+
+def _served(name: Any) -> bool:
+    return type(name) is str and name in SERVED
 
 
 def _items(values: Values) -> list[tuple[str, Values]]:

@@ -11,6 +11,7 @@ from shared.wire import datauri, loose
 from shared.wire.canonical import (
     Call,
     Choice,
+    Citation,
     Media,
     Reply,
     Stamp,
@@ -130,6 +131,10 @@ def read_usage(raw: Any) -> Usage | None:
 def encode_reply(reply: Reply, stamp: Stamp) -> bytes:
     choice = reply.choices[0] if reply.choices else Choice(parts=(), stop=Stop.END)
     items = output_items(choice.parts, stamp)
+    if reply.citations:
+        texts = [part for item in items for part in item.get("content", ()) if part["type"] == "output_text"]
+        if texts:
+            texts[-1]["annotations"] = [annotation(each) for each in reply.citations]
     return orjson.dumps(response_object(stamp, items, choice.stop, reply.usage))
 
 
@@ -179,6 +184,11 @@ def content_part(part: Text | Media) -> dict[str, Any]:
     if part.refusal:
         return {"type": "refusal", "refusal": part.text}
     return {"type": "output_text", "text": part.text, "annotations": [], "logprobs": []}
+
+
+def annotation(citation: Citation) -> dict[str, Any]:
+    place = {"start_index": citation.start or 0, "end_index": citation.end or 0}
+    return {"type": "url_citation", "url": citation.url, "title": citation.title} | place
 
 
 def response_object(

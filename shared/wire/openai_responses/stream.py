@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shared.wire import loose
 from shared.wire.canonical import (
+    Citation,
     Event,
     Failed,
     Media,
@@ -28,6 +29,7 @@ from shared.wire.decoder import EventDecoder
 from shared.wire.encoder import EventEncoder
 from shared.wire.openai_responses.reply import (
     INCOMPLETE,
+    annotation,
     call_part,
     content_part,
     item_of,
@@ -156,6 +158,8 @@ class StreamEncoder(EventEncoder):
         self._open: dict[str, Any] | None = None
         self._part: Text | Media | Thinking | ToolCall | None = None
         self._hidden = False
+        self._annotations: list[dict[str, Any]] = []
+        """Of the open text."""
         self._head = b""
         self.response: dict[str, Any] | None = None
         """As the terminal event had it."""
@@ -213,6 +217,20 @@ class StreamEncoder(EventEncoder):
         self.sequence += 1
         return b'%b,"sequence_number":%d,"delta":%b}\n\n' % (self._head, self.sequence - 1, orjson.dumps(text))
 
+    def _cited(self, citations: tuple[Citation, ...]) -> bytes:
+        """Annotations of a text that is still open; a later part has no place for them."""
+        part = self._part
+        if self._open is None or not isinstance(part, Text) or part.refusal:
+            return b""
+        self._annotations = [annotation(each) for each in citations]
+        place = self._place() | {"content_index": 0}
+        return b"".join(
+            [
+                self._event("response.output_text.annotation.added", **place, annotation_index=at, annotation=made)
+                for at, made in enumerate(self._annotations)
+            ]
+        )
+
     def _end(self, part: Text | Media | Thinking | ToolCall) -> bytes:
         if self._hidden:
             return self._unseen(part)
@@ -220,6 +238,8 @@ class StreamEncoder(EventEncoder):
         match part:
             case Text():
                 whole = content_part(part)
+                if self._annotations:
+                    whole["annotations"] = self._annotations
                 if part.refusal:
                     out = self._event("response.refusal.done", **place, content_index=0, refusal=part.text)
                 else:
@@ -239,6 +259,9 @@ class StreamEncoder(EventEncoder):
 
     def _item_done(self, part: Text | Media | Thinking | ToolCall) -> bytes:
         item = item_of(part, len(self._items), self._stamp)
+        if self._annotations and item["content"]:
+            item["content"][0]["annotations"] = self._annotations
+        self._annotations = []
         if self._open is not None:
             item["id"] = self._open["id"]
         out = self._event("response.output_item.done", output_index=len(self._items), item=item)

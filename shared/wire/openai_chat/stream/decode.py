@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from shared.wire import loose
-from shared.wire.canonical import Event, Failed, Start, Stop, Stopped, Thinking, ToolCall, Used
+from shared.wire.canonical import Citation, Cited, Event, Failed, Start, Stop, Stopped, Text, Thinking, ToolCall, Used
 from shared.wire.decoder import EventDecoder
 from shared.wire.openai_chat.facts import read_usage
-from shared.wire.openai_chat.reply import failed, signature_in, stop_of
+from shared.wire.openai_chat.reply import failed, matched_stop, signature_in, stop_of
+from shared.wire.openai_chat.sources import annotated, listed, located
 from shared.wire.openai_chat.stream.think import ThinkTags
 from shared.wire.parts import Parts
 
@@ -36,7 +37,7 @@ class _Pending:
 class _Choice:
     """One choice: its parts, and the tool calls by their index, in the order in which they began."""
 
-    __slots__ = ("calls", "current", "finish", "index", "order", "parts", "refused", "think")
+    __slots__ = ("calls", "current", "finish", "index", "matched", "order", "parts", "refused", "think")
 
     def __init__(self, index: int, think_tags: bool) -> None:
         self.index = index
@@ -45,6 +46,8 @@ class _Choice:
         self.order: list[_Pending] = []
         self.current: _Pending | None = None
         self.finish: str | None = None
+        self.matched: str | None = None
+        """The stop sequence, where the server tells."""
         self.refused = False
         self.think = ThinkTags() if think_tags else None
 
@@ -55,6 +58,7 @@ class StreamDecoder(EventDecoder):
     def __init__(self, think_tags: bool = False) -> None:
         super().__init__()
         self._choices: dict[int, _Choice] = {}
+        self._sources: list[Citation] = []
         self._think_tags = think_tags
         self._started = self._failed = self.done = False
 
@@ -86,6 +90,8 @@ class StreamDecoder(EventDecoder):
             return [*events, Failed(_message(error), data)]
         for raw in loose.tables(chunk.get("choices")):
             events += self._choice(raw)
+        if "citations" in chunk or "search_results" in chunk:
+            self._sources = listed(chunk) or self._sources
         groq = chunk.get("x_groq")
         usage = chunk.get("usage") or (groq.get("usage") if type(groq) is dict else None)
         return [*events, *_used(usage)]
@@ -99,10 +105,13 @@ class StreamDecoder(EventDecoder):
         events: list[Event] = []
         delta = raw.get("delta")
         if type(delta) is dict:
+            if "annotations" in delta:
+                self._sources += annotated(delta)
             events += self._delta(choice, delta, raw.get("logprobs"))
         finish = raw.get("finish_reason")
         if type(finish) is str:
             choice.finish = finish
+            choice.matched = matched_stop(raw, Stop.END)
         return [*events, *_used(raw.get("usage"))]
 
     def _delta(self, choice: _Choice, delta: dict[str, Any], logprobs: Any) -> list[Event]:
@@ -209,11 +218,15 @@ class StreamDecoder(EventDecoder):
                 events += choice.parts.thinking(text) if thinking else choice.parts.text(text)
         if choice.finish is None:
             return events
+        if self._sources and choice.index == 0:
+            text = choice.parts.content() if isinstance(choice.parts.open, Text) else ""
+            events.append(Cited(located(self._sources, text)))
         events += self._flush(choice) + choice.parts.end()
         stop = stop_of(choice.finish, called=bool(choice.order))
         if choice.refused and stop is Stop.END:
             stop = Stop.REFUSAL
-        return [*events, Stopped(stop, choice.index, native=choice.finish or None)]
+        matched = choice.matched if stop is Stop.END else None
+        return [*events, Stopped(stop if matched is None else Stop.SEQUENCE, choice.index, matched, choice.finish or None)]
 
 
 def _whole(call: _Pending) -> bool:

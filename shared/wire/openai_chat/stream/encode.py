@@ -10,6 +10,7 @@ import orjson
 from shared.domain.usage import Usage
 from shared.wire.canonical import (
     Begin,
+    Cited,
     Delta,
     End,
     Event,
@@ -24,6 +25,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.openai_chat.facts import DONE
 from shared.wire.openai_chat.reply import completion_id, finish_of, media_url, signed_detail, usage_object
+from shared.wire.openai_chat.sources import url_citations
 
 _encode = msgspec.json.Encoder().encode
 
@@ -56,6 +58,8 @@ class StreamEncoder:
                 return self._end(event)
             case Stopped():
                 return self._greet(event.choice) + self._stopped(event)
+            case Cited():
+                return self._greet(event.choice) + self._chunk(event.choice, {"annotations": url_citations(event.citations)})
             case Used():
                 self._usage = event.usage
             case Start() if event.usage is not None:
