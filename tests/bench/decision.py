@@ -86,10 +86,12 @@ def exchange(made: Snapshot, seen: Load, model: str, key: str) -> Any:
         envelope=envelope,
         call=read_facts(WireFormat.OPENAI_CHAT, "chat", envelope, None, None),
         decision=None,
+        extensions=None,
+        session=None,
     )
 
 
-def measured() -> dict[str, object]:
+def measured(calls: int = CALLS, rounds: int = ROUNDS) -> dict[str, object]:
     """µs a decision, the best round of several, as timeit advises."""
     made, seen = snapshot(), load()
     rows: dict[str, float] = {}
@@ -104,7 +106,7 @@ def measured() -> dict[str, object]:
         once()
         if row == "one is out":
             once.args[0].gateway.health = Health()
-        rows[row] = round(min(timeit.repeat(once, number=CALLS, repeat=ROUNDS)) / CALLS * 1e6, 2)
+        rows[row] = round(min(timeit.repeat(once, number=calls, repeat=rounds)) / calls * 1e6, 2)
     told = ", ".join(f"{name} {us}" for name, us in rows.items())
     print(f"decision among {DEPLOYMENTS} deployments, µs: {told}", flush=True)
     return {"deployments": DEPLOYMENTS, "us": rows}
