@@ -4,11 +4,10 @@
 -- ARGV[1] now in µs since 2026-01-01, for tests only; '' in production: Redis' own clock
 --     [2] event id  [3] boot  [4] lease in ms  [5] fixed cost  [6] full cost  [7] price of a million output tokens
 --     [8] output cap per choice, -1 unknown  [9] choices  [10] least output cap worth a clamp  [11] tokens for rate cells
---     [12] cells JSON  [13] estimated event
---     [14..] per cell: kind, a, b
+--     [12] cells JSON  [13] estimated event  [14] the cells' kind, a, b, as one flat array in msgpack: numbers that are read in C
 --       r, t  request and token rate:  a = µs per unit, b = burst     (GCRA; capitals R, T, C: shadow, counted, never refusing)
---       c     concurrency:             a = most at once
---       b     hard budget, B soft:     a = limit in nano-USD
+--       c     concurrency:             a = most at once, b = false
+--       b     hard budget, B soft:     a = limit in nano-USD, b = false
 -- Returns {1, reserved, output cap, soft cells unseeded, then per r/t cell: remaining, reset_ms, refused in shadow}
 --      or {0, cell number, retry_ms (-1: never), wanted, remaining}       nothing was changed
 --      or {2, cell number}                                                 a hard budget's cell is unseeded; nothing was changed
@@ -23,7 +22,7 @@ local now_ms = math.floor(now_us / 1000) + EPOCH_S * 1000
 local id, boot, lease_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local fixed, full, price = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local cap, choices, least, tokens = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local cells = #KEYS - 2
+local cells, spec = #KEYS - 2, cmsgpack.unpack(ARGV[14])
 local tats = cells > 0 and redis.call('MGET', unpack(KEYS, 3)) or {} -- rate cells' values; false for the other kinds
 
 local news, left, left_cell, soft_unseeded = {}, nil, 0, 0
@@ -31,12 +30,10 @@ local no_cell, no_retry, no_wanted, no_remaining = 0, 0, 0, 0
 local reply = {1, 0, 0, 0}
 
 for i = 1, cells do
-  local key, kind = KEYS[i + 2], ARGV[11 + 3 * i]
-  local a, b = tonumber(ARGV[12 + 3 * i]), tonumber(ARGV[13 + 3 * i])
-  local lower = string.lower(kind)
-  local enforced = kind == lower
-  if lower == 'r' or lower == 't' then
-    local cost = lower == 'r' and 1 or tokens
+  local key, kind, a, b = KEYS[i + 2], spec[3 * i - 2], spec[3 * i - 1], spec[3 * i]
+  local enforced = kind == 'r' or kind == 't' or kind == 'c' or kind == 'b'
+  if b then
+    local cost = (kind == 'r' or kind == 'R') and 1 or tokens
     local span = b * a
     local tat = tonumber(tats[i] or 0)
     if tat > now_us + span + 1000000 then tat = now_us + span + 1000000 end
@@ -56,7 +53,7 @@ for i = 1, cells do
     reply[#reply + 1] = math.max(0, math.floor((span - (new - now_us)) / a + 0.000001))
     reply[#reply + 1] = math.ceil((new - now_us) / 1000)
     reply[#reply + 1] = refused
-  elseif lower == 'c' then
+  elseif kind == 'c' or kind == 'C' then
     if redis.call('ZCARD', key) >= a then -- only then does it matter whose lease is over
       redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
       if redis.call('ZCARD', key) >= a and enforced and no_cell == 0 then
@@ -95,18 +92,19 @@ if left ~= nil and full > left then
 end
 if no_cell > 0 then return {0, no_cell, no_retry, no_wanted, no_remaining} end
 
+local held = reserved == full and ARGV[6] or string.format('%.0f', reserved)
 for i = 1, cells do
-  local key, kind = KEYS[i + 2], string.lower(ARGV[11 + 3 * i])
-  if kind == 'r' or kind == 't' then
-    redis.call('SET', key, string.format('%.17g', news[i]), 'PX', math.max(0, math.ceil((news[i] - now_us) / 1000)) + 1000)
-  elseif kind == 'c' then
+  local key, kind = KEYS[i + 2], spec[3 * i - 2]
+  if spec[3 * i] then -- Redis writes a number so that it reads the same again
+    redis.call('SET', key, news[i], 'PX', math.max(0, math.ceil((news[i] - now_us) / 1000)) + 1000)
+  elseif kind == 'c' or kind == 'C' then
     redis.call('ZADD', key, now_ms + lease_ms, id)
     redis.call('PEXPIRE', key, lease_ms * 2)
   elseif news[i] then
-    redis.call('HINCRBY', key, 'reserved', string.format('%.0f', reserved))
+    redis.call('HINCRBY', key, 'reserved', held)
   end
 end
 redis.call('ZADD', KEYS[1], now_ms + lease_ms, id)
-redis.call('HSET', KEYS[2], id, boot .. '\n' .. string.format('%.0f', reserved) .. '\n' .. ARGV[11] .. '\n' .. ARGV[12] .. '\n' .. ARGV[13])
+redis.call('HSET', KEYS[2], id, boot .. '\n' .. held .. '\n' .. ARGV[11] .. '\n' .. ARGV[12] .. '\n' .. ARGV[13])
 reply[2], reply[3], reply[4] = reserved, cap, soft_unseeded
 return reply

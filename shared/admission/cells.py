@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -40,9 +41,9 @@ class Cells(msgspec.Struct, frozen=True):
     cells: tuple[Cell, ...]
     expires_s: float
     admit_keys: tuple[bytes, ...]
-    admit_args: tuple[bytes, ...]
+    admit_args: bytes
     settle_keys: tuple[bytes, ...]
-    settle_args: tuple[bytes, ...]
+    settle_args: bytes
     packed_admit_keys: bytes
     """RESP: number of keys, keys, and the empty `now`."""
     packed_admit_args: bytes
@@ -77,10 +78,10 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         keys.reservation_records(organisation_id),
         *(cell.key for cell in cells),
     )
-    admit_args = tuple(argument for cell in cells for argument in _arguments(cell))
+    admit_args = msgspec.msgpack.encode([argument for cell in cells for argument in _arguments(cell)])
     record = json.dumps([_recorded(cell) for cell in settled], separators=(",", ":")).encode()
     touched = settle_keys([(cell.kind.lower(), cell.key) for cell in settled])
-    settle_args = tuple(argument for cell in settled for argument in _settle_arguments(cell))
+    settle_args = settle_arguments([_recorded(cell) for cell in settled])
     return Cells(
         organisation_id=organisation_id,
         cells=tuple(cells),
@@ -88,14 +89,14 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         admit_keys=admit_keys,
         admit_args=admit_args,
         packed_admit_keys=bulk(b"%d" % len(admit_keys), *admit_keys, b""),
-        packed_admit_args=bulk(*admit_args),
+        packed_admit_args=bulk(admit_args),
         packed_record=bulk(record),
-        packed_settle_count=b"*%d\r\n" % (3 + 4 + len(touched) + 6 + len(settle_args)),
+        packed_settle_count=b"*%d\r\n" % (3 + 4 + len(touched) + 7),
         packed_settle_keys=bulk(b"%d" % (4 + len(touched)), *admit_keys[:2]),
         packed_settle_cells=bulk(*touched),
         estimate_prefix=keys.estimate(organisation_id, ""),
         done_prefix=keys.done(organisation_id, ""),
-        packed_settle_args=bulk(*settle_args),
+        packed_settle_args=bulk(settle_args),
         settle_keys=touched,
         settle_args=settle_args,
         rated=tuple(("requests" if cell.kind in "rR" else "tokens", cell.limit) for cell in cells if cell.rate is not None),
@@ -139,13 +140,16 @@ def _of_budget(organisation_id: str, budget: Budget, now: datetime) -> Cell:
     return Cell(kind, key, budget.scope, budget.scope_id, budget.limit_nano_usd, None, budget)
 
 
-def _arguments(cell: Cell) -> tuple[bytes, bytes, bytes]:
+def _arguments(cell: Cell) -> tuple[str, float, int | bool]:
+    """admit.lua's kind, a, b."""
     if cell.rate is not None:
-        return cell.kind.encode(), b"%.17g" % cell.rate.us_per_unit, b"%d" % cell.rate.burst
-    return cell.kind.encode(), b"%d" % cell.limit, b""
+        return cell.kind, cell.rate.us_per_unit, cell.rate.burst
+    return cell.kind, cell.limit, False
 
 
-def _settle_arguments(cell: Cell) -> tuple[bytes, bytes, bytes]:
-    if cell.rate is not None:
-        return b"t", b"%.17g" % cell.rate.us_per_unit, b"%d" % cell.rate.burst
-    return cell.kind.lower().encode(), b"", b""
+def settle_arguments(recorded: Sequence[Sequence[Any]]) -> bytes:
+    """settle.lua's cells, from those of a reservation's record: kind, key, and a rate's µs per unit and burst."""
+    flat: list[object] = []
+    for kind, _, *rate in recorded:
+        flat += [kind, *(rate or (False, False))]
+    return msgspec.msgpack.encode(flat)

@@ -256,7 +256,7 @@ class Gate:
         )  # fmt: skip
         return b"".join(
             (
-                b"*%d\r\n" % (3 + len(cells.admit_keys) + 13 + len(cells.admit_args)),
+                b"*%d\r\n" % (3 + len(cells.admit_keys) + 14),
                 self._admit_head,
                 cells.packed_admit_keys,
                 b"$36\r\n%b\r\n$%d\r\n%b\r\n" % (ask.event_id.encode(), len(boot), boot.encode()),

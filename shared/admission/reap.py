@@ -10,7 +10,7 @@ from importlib.resources import files
 import msgspec
 from redis.asyncio import Redis
 
-from shared.admission.cells import settle_keys
+from shared.admission.cells import settle_arguments, settle_keys
 from shared.admission.restore import BudgetsOf, budget_cells
 from shared.domain.usage import EventKind, UsageEvent, decode_event, encode_event
 from shared.store import keys
@@ -75,9 +75,10 @@ class Reaper:
         """settle.lua"""
         organisation_id, event_id = event.organisation_id, event.event_id
         arguments: list[str | bytes | int] = ["", event_id, boot, mode, event.cost_nano_usd]
-        arguments.append(event.input_tokens + event.output_tokens)
-        for kind, _, rate in touched:
-            arguments += [kind, f"{rate[0]:.17g}" if rate else "", str(rate[1]) if rate else ""]
+        arguments += [
+            event.input_tokens + event.output_tokens,
+            settle_arguments([(kind, key, *rate) for kind, key, rate in touched]),
+        ]
         await self._script(
             keys=[
                 keys.reservations(organisation_id),

@@ -4,7 +4,8 @@
 -- KEYS[1] reservations, KEYS[2] reservation records, KEYS[3] estimate tombstone, KEYS[4] done marker, then per cell:
 --   t: the rate cell; c: the concurrency cell; b: the budget cell and its unconfirmed hash
 -- ARGV[1] now in µs since 2026-01-01 or ''  [2] event id  [3] boot of the admission  [4] mode: actual | estimate
---     [5] actual cost  [6] actual tokens  [7..] per cell: kind, µs per token, burst
+--     [5] actual cost  [6] actual tokens  [7] the cells' kind, µs per token, burst, as one flat
+--     array in msgpack
 -- Returns {1, cost} settled; {0} it was already; {3, difference} an estimate was corrected; {4} booked without a record
 -- A budget cell of an older life than the call's is not yet rebuilt, like a missing one: what it gets now would be lost, so
 -- the cost waits in the unconfirmed hash. A cell of a newer life was rebuilt while the call had no reservation in it.
@@ -36,18 +37,29 @@ end
 local booked_estimate = (not record) and redis.call('GET', KEYS[3])
 local first = record or booked_estimate
 local result = record and 1 or 0
-local k = 5
-for i = 7, #ARGV, 3 do
-  local kind, key = ARGV[i], KEYS[k]
+local spec, k = cmsgpack.unpack(ARGV[7]), 5
+local charged = record and not estimate
+local tats, t = {}, 0
+if charged then
+  local rated, at = {}, 5
+  for i = 1, #spec, 3 do
+    if spec[i] == 't' then rated[#rated + 1] = KEYS[at] end
+    at = at + (spec[i] == 'b' and 2 or 1)
+  end
+  if #rated > 0 then tats = redis.call('MGET', unpack(rated)) end
+end
+for i = 1, #spec, 3 do
+  local kind, key = spec[i], KEYS[k]
   if kind == 't' then
-    if record and not estimate then
-      local per, span = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 1]) * tonumber(ARGV[i + 2])
-      local tat = tonumber(redis.call('GET', key) or now_us)
+    if charged then
+      t = t + 1
+      local per, span = spec[i + 1], spec[i + 1] * spec[i + 2]
+      local tat = tonumber(tats[t] or now_us)
       if tat < now_us then tat = now_us end -- an empty cell is empty, whether Redis has dropped it yet or not
       tat = tat + (tokens - rate_tokens) * per
       if tat > now_us + span + 1000000 then tat = now_us + span + 1000000 end
       if tat <= now_us then redis.call('DEL', key)
-      else redis.call('SET', key, string.format('%.17g', tat), 'PX', math.ceil((tat - now_us) / 1000) + 1000) end
+      else redis.call('SET', key, tat, 'PX', math.ceil((tat - now_us) / 1000) + 1000) end
     end
     k = k + 1
   elseif kind == 'c' then

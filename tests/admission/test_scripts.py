@@ -103,7 +103,7 @@ class SideBySide(RuleBasedStateMachine):
             args=[
                 repr(self.now_us), event_id, self.boot, LEASE_MS, bound.fixed_nano_usd, full, price,
                 -1 if cap is None else cap, choices, bound.least_output_cap, tokens, self.cells.record, b"event",
-                *self.cells.admit_args,
+                self.cells.admit_args,
             ],
         )  # fmt: skip
         said = self.model.admit(event_id, self.boot, self.cells.cells, bound, tokens, LEASE_MS, self.now_us)
@@ -132,7 +132,7 @@ class SideBySide(RuleBasedStateMachine):
             ],
             args=[
                 repr(self.now_us), event_id, self.boot, "estimate" if estimate else "actual", cost, tokens,
-                *self.cells.settle_args,
+                self.cells.settle_args,
             ],
         )  # fmt: skip
         said = self.model.settle(event_id, self.boot, self.cells.cells, cost, tokens, self.now_us, estimate=estimate)
