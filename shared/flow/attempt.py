@@ -27,7 +27,7 @@ from shared.upstream.transport import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from shared.wire import params
+from shared.wire import forced, params
 from shared.wire.codec import Bridge, Stamp, bridge, joined, passing
 from shared.wire.transcription import Passthrough, Transcription
 from shared.wire.translate import Translation
@@ -117,6 +117,7 @@ def encode(x: Exchange) -> UpstreamRequest:
         x.bridge = joining(x)
     else:
         hub = arrival.openrouter and openrouter.needs_hub(x)
+        hub = hub or (deployment.provider.quirks.schema_tool and forced.needs_hub(x.envelope.fields, deployment))
         plain = None if hub else passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse)
         x.bridge = plain or translating(x, endpoint, hub=hub)
     translated = isinstance(x.bridge, Translation)

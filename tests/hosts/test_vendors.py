@@ -96,6 +96,26 @@ async def test_what_groq_refuses_is_left_out_and_listed(cluster: Cluster) -> Non
     assert sorted(headers["x-waystation-dropped"].split(", ")) == ["logprobs", "messages[].name", "n"]
 
 
+async def test_a_schema_at_a_groq_model_without_schemas_is_a_forced_tool_also_in_chats_own_format(cluster: Cluster) -> None:
+    tool = {"id": "c1", "type": "function", "function": {"name": "city", "arguments": '{"name":"Rome"}'}}
+    said = {"choices": [{"index": 0, "message": {"role": "assistant", "tool_calls": [tool]}, "finish_reason": "tool_calls"}]}
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    async with scripted(answer(said)) as vendor:
+        await cluster.apply(connections=[at(vendor.origin, "groq")], fallbacks={"own/llama-3.1-8b-instant": ["lab/chat"]})
+        async with client(cluster) as one:
+            status, headers, body = await one.chat(call("own/llama-3.1-8b-instant", response_format=wanted))
+    assert (status, headers["x-waystation-attempts"]) == (200, "own/llama-3.1-8b-instant")
+    (choice,) = body["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ('{"name":"Rome"}', "stop")
+    assert not choice["message"].get("tool_calls")
+    (request,) = vendor.requests
+    sent = line_and_body(request)[2]
+    assert "response_format" not in sent
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "city"}}
+    assert [each["function"]["parameters"] for each in sent["tools"]] == [schema]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1beta/models/own/x"])
 async def test_another_is_asked_when_gemini_breaks_its_call_off(cluster: Cluster, path: str, stream: bool) -> None:
