@@ -202,6 +202,7 @@ def of_google(request: web.BaseRequest) -> bool:
 
 KINDS = {
     Capability.EMBEDDINGS: "embedding", Capability.RERANK: "rerank", Capability.TRANSCRIPTION: "transcription",
+    Capability.IMAGES: "image", Capability.MODERATION: "moderation", Capability.SPEECH: "speech",
 }  # fmt: skip
 
 

@@ -52,6 +52,10 @@ class Capability(StrEnum):
     EMBEDDINGS = "embeddings"
     RERANK = "rerank"
     TRANSCRIPTION = "transcription"
+    IMAGES = "images"
+    """Makes them."""
+    MODERATION = "moderation"
+    SPEECH = "speech"
 
 
 class DataPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -138,7 +138,7 @@ def planned(asked: Asked, seen: Seen, *, counted: bool = True) -> Plan:
         needs=needs,
         session=None if session is None else session.number,
         quota_left=seen.quota_left,
-        recent_outage=load.recent_outage,
+        recent_outage=load.outages(),
         prefix=fingerprint(asked.envelope.fields) if route is not None and route.affinity else None,
         most=MOST_ATTEMPTS if route is None or route.max_attempts is None else route.max_attempts,
     )

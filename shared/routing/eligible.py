@@ -23,8 +23,11 @@ OPERATIONS: Mapping[str, Capability] = {
     "embeddings": Capability.EMBEDDINGS,
     "rerank": Capability.RERANK,
     "transcriptions": Capability.TRANSCRIPTION,
+    "images": Capability.IMAGES,
+    "moderations": Capability.MODERATION,
+    "speech": Capability.SPEECH,
 }
-"""What a model must be good for. Operations that are not here need only a provider that offers them."""
+"""What a model must be good for, where somebody described it."""
 LOCKED = "locked"
 OUT = frozenset({"open", "cooling", LOCKED})
 """States of health that keep a deployment out; one whose probe is due stays in, and the attempt asks for the probe."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from math import log
 from statistics import median
 
 import msgspec
@@ -161,14 +162,18 @@ def price_weighted(choice: Choice, members: Members, inputs: Inputs) -> Order:
     """OpenRouter's balance. What costs nothing goes before all that costs something, an unknown price after it."""
     costs, failing = expected_costs(members.deployments, inputs.needs), inputs.recent_outage
     tiers: list[list[int]] = [[], [], [], [], [], []]
-    for at, (each, cost) in enumerate(zip(members.deployments, costs, strict=True)):
-        known = 0 if cost <= 0 else 2 if cost == UNKNOWN else 1
-        tiers[known + (3 if failing is not None and failing(each.key) else 0)].append(at)
+    for at, cost in enumerate(costs):
+        tier = 1 if 0 < cost < UNKNOWN else 0 if cost <= 0 else 2
+        if failing is not None and failing(members.deployments[at].key):
+            tier += 3
+        tiers[tier].append(at)
     order: list[int] = []
     for tier, among in enumerate(tiers):
-        if among:
-            cheapest = min(costs[at] for at in among)
-            weights = [(cheapest / costs[at]) ** 2 if tier % 3 == 1 else 1 for at in among]
+        if len(order) >= inputs.most:
+            order += among
+        elif among:
+            cheapest = min([costs[at] for at in among])
+            weights = [(cheapest / costs[at]) ** 2 for at in among] if tier % 3 == 1 else [1] * len(among)
             order += [among[at] for at in _drawn(weights, inputs)]
     return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
 
@@ -210,8 +215,8 @@ def _median_ttft_s(members: Members, inputs: Inputs) -> float:
 def _drawn(weights: Sequence[float] | Sequence[int], inputs: Inputs) -> list[int]:
     """Draws without replacement, each in proportion to its weight; weight 0 comes after all others, then all are alike.
 
-    Whoever was drawn before is drawn past. Where that does not end soon, because one weight outweighs the rest, they are drawn
-    from what is left instead: the chances are the same.
+    Whoever was drawn before is drawn past. Where that does not end soon, because one weight outweighs the rest, what is left
+    stands in the order of exponential waits instead (Efraimidis and Spirakis, 2006): the chances are the same.
     """
     most, chance = min(inputs.most, len(weights)), inputs.chance
     marks = list(accumulate(weights))
@@ -224,8 +229,7 @@ def _drawn(weights: Sequence[float] | Sequence[int], inputs: Inputs) -> list[int
                 if len(order) == most:
                     break
     left = [at for at in range(len(weights)) if at not in order]
-    while len(order) < most and left:
-        marks = list(accumulate(weights[at] for at in left))
-        even = marks[-1] <= 0
-        order.append(left.pop(int(chance() * len(left)) if even else bisect_right(marks, chance() * marks[-1])))
+    if len(order) < most:
+        waits = {at: (0, -log(1 - chance()) / weights[at]) if weights[at] > 0 else (1, chance()) for at in left}
+        left.sort(key=waits.__getitem__)
     return order + left

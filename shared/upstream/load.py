@@ -71,6 +71,8 @@ class Load:
         self.figures: dict[str, Figures] = {}
         self._sketches: dict[str, Sketch] = {}
         self._turns: dict[str, int] = {}
+        self._failed_s = -math.inf
+        """When any deployment failed last."""
         self._clock_s = clock_s
         self._chance = chance
 
@@ -110,6 +112,10 @@ class Load:
             known = seen.tokens_per_s
             seen.tokens_per_s = tokens_per_s if known is None else known + (tokens_per_s - known) * 0.2
 
+    def outages(self) -> Callable[[str], bool] | None:
+        """`recent_outage`; None where nobody failed of late, so that no deployment need be asked about."""
+        return self.recent_outage if self._clock_s() - self._failed_s < OUTAGE_S else None
+
     def recent_outage(self, key: str) -> bool:
         """What domain/load.py calls one."""
         seen = self.figures.get(key)
@@ -128,7 +134,7 @@ class Load:
         seen.calls += 1
         if failed:
             seen.failures += 1
-            seen.failed_s = now_s
+            seen.failed_s = self._failed_s = now_s
 
     def quantile(self, key: str, part: float) -> float | None:
         """Time to first token, in seconds, below which `part` (0.95, 0.99) of the last minutes' answers were; None: too few."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -106,6 +107,16 @@ async def test_openais_pictures_moderations_speech_and_rankings(cluster: Cluster
             assert told["results"][0]["index"] == 1  # type: ignore[index]
 
 
+async def test_the_demo_draws_moderates_and_speaks(cluster: Cluster) -> None:
+    async with openai_at(cluster) as client:
+        picture = await client.images.generate(model="demo/image", prompt="a bridge")
+        assert picture.data is not None
+        assert b64decode(picture.data[0].b64_json or "").startswith(b"\x89PNG")
+        assert (await client.moderations.create(model="demo/moderate", input="a bomb")).results[0].flagged is True
+        speech = await client.audio.speech.create(model="demo/speak", input="Hello!", voice="alloy", response_format="wav")
+        assert speech.content.startswith(b"RIFF")
+
+
 @pytest.mark.parametrize("path", ["", "/api", "/v1/providers/demo-messages"])
 async def test_anthropics(cluster: Cluster, path: str) -> None:
     async with anthropic.AsyncAnthropic(base_url=cluster.url() + path, api_key=cluster.key, max_retries=0) as client:
@@ -195,5 +206,7 @@ async def test_the_catalogue_is_grouped_by_provider_and_says_what_kind_a_model_i
     groups = {group["provider"]: group["models"] for group in (await got(cluster, "/api/models/catalog"))["data"]}
     kinds = {model["id"]: model["type"] for models in groups.values() for model in models}
     assert kinds["demo/chat"] == "chat"
-    assert kinds["demo/listen"] == "transcription"
+    assert [kinds[f"demo/{name}"] for name in ("listen", "image", "moderate", "speak")] == [
+        "transcription", "image", "moderation", "speech",
+    ]  # fmt: skip
     assert {model["id"].split("/")[0] for model in groups["demo"]} == {"demo"}

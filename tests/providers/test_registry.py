@@ -232,8 +232,8 @@ def test_an_unknown_key_is_named_with_its_line_and_what_is_known(text: str, erro
         ("models.m.capabilities = 'text'", "acme.toml:4: models.m.capabilities: must be an array of strings"),
         (
             "models.m.capabilities = ['text', 'magic']",
-            "acme.toml:4: models.m.capabilities: 'magic' is none of audio_input, embeddings, json_schema, reasoning, "
-            "rerank, text, tools, transcription, vision",
+            "acme.toml:4: models.m.capabilities: 'magic' is none of audio_input, embeddings, images, json_schema, "
+            "moderation, reasoning, rerank, speech, text, tools, transcription, vision",
         ),
     ],
 )
