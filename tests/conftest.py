@@ -6,16 +6,18 @@ import asyncio
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from redis import Redis
 
 from services.cli.engines import EmbeddedPostgres, EmbeddedRedis
 from shared.store.postgres import migrate
+from tests.upstreams import Upstream, upstream
 
 TEMPLATE = "waystation_template"
 
@@ -133,3 +135,10 @@ async def _execute(url: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@pytest_asyncio.fixture
+async def spare() -> AsyncIterator[Upstream]:
+    """A provider beside a cluster's own."""
+    async with upstream() as provider:
+        yield provider

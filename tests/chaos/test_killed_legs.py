@@ -16,7 +16,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from tests.hosts.cluster import Cluster, call, client, running
-from tests.upstreams import Upstream, upstream
+from tests.upstreams import Upstream
 
 pytestmark = pytest.mark.chaos
 
@@ -25,12 +25,6 @@ WARM = 60 + 20 * AT_ONCE
 """Calls before: twenty earn one hedge, and times must be known."""
 NEVER = {"failures": 1000, "least_calls": 100_000}
 SAID = [{"role": "user", "content": "one two three four five six seven eight nine ten"}]
-
-
-@pytest_asyncio.fixture
-async def spare() -> AsyncIterator[Upstream]:
-    async with upstream() as provider:
-        yield provider
 
 
 @pytest_asyncio.fixture

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from tests.chaos.crowd import Crowd, percentile
 from tests.hosts.cluster import Cluster, running
-from tests.upstreams import Upstream, upstream
+from tests.upstreams import Upstream
 
 OPEN_S = 2.0
 """Short, so that a test sees many periods; jitter makes it 0.8 to 1.2 times as long, and each failed probe doubles it."""
@@ -27,12 +27,6 @@ ROUNDS = 5
 
 
 pytestmark = pytest.mark.chaos
-
-
-@pytest_asyncio.fixture
-async def spare() -> AsyncIterator[Upstream]:
-    async with upstream() as provider:
-        yield provider
 
 
 @pytest_asyncio.fixture

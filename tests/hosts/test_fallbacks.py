@@ -29,12 +29,6 @@ PRICES = {"lab/chat": {"input": "1", "output": "2"}, "spare/chat": {"input": "3"
 
 
 @pytest_asyncio.fixture
-async def spare() -> AsyncIterator[Upstream]:
-    async with upstream() as provider:
-        yield provider
-
-
-@pytest_asyncio.fixture
 async def cluster(database_url: str, redis_url: str, tmp_path: Path, spare: Upstream) -> AsyncIterator[Cluster]:
     """`lab/chat` falls back to `spare/chat`."""
     async with running(database_url, redis_url, tmp_path) as started:

@@ -16,19 +16,13 @@ import pytest_asyncio
 from shared.domain.policy import KeyPolicy
 from shared.store import routes, tenants
 from tests.hosts.cluster import Cluster, call, client, running
-from tests.upstreams import Upstream, upstream
+from tests.upstreams import Upstream
 
 ROUTE = {"targets": ["lab/chat", "spare/chat"], "strategy": "round_robin", "sticky": 1}
 PRICES = {
     "lab/chat": {"input": "1", "output": "2"}, "spare/chat": {"input": "3", "output": "4"},
     "openrouter/chat": {"input": "5", "output": "5"},
 }  # fmt: skip
-
-
-@pytest_asyncio.fixture
-async def spare() -> AsyncIterator[Upstream]:
-    async with upstream() as provider:
-        yield provider
 
 
 @pytest_asyncio.fixture
