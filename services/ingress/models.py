@@ -262,6 +262,8 @@ def pricing(deployment: Deployment) -> dict[str, str]:
         told["input_cache_write"] = usd(price.cache_write_nano_per_mtok)
     if price.cache_write_1h_nano_per_mtok is not None:
         told["input_cache_write_1h"] = usd(price.cache_write_1h_nano_per_mtok)
+    if price.audio_nano_per_mtok is not None:
+        told["audio"] = usd(price.audio_nano_per_mtok)
     return told
 
 

@@ -55,6 +55,27 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     cache_write_1h_nano_per_mtok: int | None = None
     minute_nano: int = 0
+    audio_nano_per_mtok: int | None = None
+    """Of input tokens that are sound and came from no cache; without it they cost what input costs."""
+    above_tokens: int = 0
+    longer: tuple[Price, ...] = ()
+    """What all its tokens cost instead, once a call's prompt has more of them than a tier's `above_tokens`; in rising order."""
+
+    def at(self, input_tokens: int) -> Price:
+        """The price of a call whose prompt has so many tokens."""
+        found = self
+        for tier in self.longer:
+            if input_tokens > tier.above_tokens:
+                found = tier
+        return found
+
+    def most(self, input_tokens: int) -> tuple[int, int]:
+        """The most that an input and an output token can cost in a call whose prompt has at most so many tokens."""
+        reached = [tier for tier in self.longer if input_tokens > tier.above_tokens]
+        return (
+            max([self.dearest_input_nano_per_mtok, *[tier.dearest_input_nano_per_mtok for tier in reached]]),
+            max([self.dearest_output_nano_per_mtok, *[tier.dearest_output_nano_per_mtok for tier in reached]]),
+        )
 
     @property
     def by_length_alone(self) -> bool:
@@ -69,6 +90,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
             self.cache_read_nano_per_mtok or 0,
             self.cache_write_nano_per_mtok or 0,
             self.cache_write_1h_nano_per_mtok or 0,
+            self.audio_nano_per_mtok or 0,
         )
 
     @property
@@ -79,13 +101,14 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
 def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:
     """Cost of `usage` at `price`, rounded up once to a whole nano-USD (sound by itself: its unit is another)."""
-    millionths = _input(usage, price) + _output(usage, price)
+    per_token = price.at(usage.input_tokens) if price.longer else price
+    millionths = _input(usage, per_token) + _output(usage, per_token)
     return -(-millionths // MTOK) + price.request_nano + audio_nano_usd(usage.audio_ms, price)
 
 
 def output_nano_usd(usage: Usage, price: Price) -> NanoUsd:
     """The output's part of `cost_nano_usd`, rounded down: the rest is the input's."""
-    return _output(usage, price) // MTOK
+    return _output(usage, price.at(usage.input_tokens)) // MTOK
 
 
 def audio_nano_usd(audio_ms: int, price: Price) -> NanoUsd:
@@ -101,7 +124,12 @@ def _input(usage: Usage, price: Price) -> int:
     read = price.input_nano_per_mtok if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
     write = price.input_nano_per_mtok if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
     write_1h = write if price.cache_write_1h_nano_per_mtok is None else price.cache_write_1h_nano_per_mtok
-    return plain * price.input_nano_per_mtok + cached * read + (written - for_an_hour) * write + for_an_hour * write_1h
+    sound = 0
+    if price.audio_nano_per_mtok is not None and usage.audio_input_tokens:
+        heard = min(usage.audio_input_tokens, plain)
+        plain, sound = plain - heard, heard * price.audio_nano_per_mtok
+    cache = cached * read + (written - for_an_hour) * write + for_an_hour * write_1h
+    return plain * price.input_nano_per_mtok + sound + cache
 
 
 def _output(usage: Usage, price: Price) -> int:

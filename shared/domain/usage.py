@@ -23,6 +23,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     cache_write_1h_tokens: int = 0
     audio_ms: int = 0
+    audio_input_tokens: int = 0
+    """Of `input_tokens`: what was sound."""
 
     @property
     def total_tokens(self) -> int:
@@ -41,6 +43,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
             reasoning_tokens=min(self.reasoning_tokens, output_tokens),
             cache_write_1h_tokens=min(self.cache_write_1h_tokens, cache_write),
             audio_ms=min(self.audio_ms, most_audio_ms),
+            audio_input_tokens=min(self.audio_input_tokens, input_tokens),
         )
 
 

@@ -150,8 +150,10 @@ def more_than_set_aside(x: Exchange, deployment: Deployment, begun: Begun, base:
     assert reservation is not None
     if price is None or begun.most_tokens is None or reservation.event.unpriced:
         return 0
-    fixed = -(-(base + input_of(begun)) * price.dearest_input_nano_per_mtok // MTOK) + price.request_nano
-    full = fixed - (-begun.most_tokens * price.dearest_output_nano_per_mtok // MTOK)
+    given = base + input_of(begun)
+    input_price, output_price = price.most(given)
+    fixed = -(-given * input_price // MTOK) + price.request_nano
+    full = fixed - (-begun.most_tokens * output_price // MTOK)
     return max(0, full - reservation.reserved_nano_usd)
 
 

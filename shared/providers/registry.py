@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from shared.domain.catalogue import (
     API_VERSION,
     Auth,
@@ -53,7 +55,8 @@ MORE_ENDPOINTS = ("chat_stream", "chat_prefix", "count_tokens")
 """`{model}` in a path stands for the model's id, `{api_version}` for the connection's or the file's own. `chat_stream` is for
 streams, where they have a path of their own, and `chat_prefix` for calls that go on from the beginning of an answer
 (quirks.continues)."""
-PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "request", "minute")
+PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "request", "minute", "audio")
+TIER_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "audio")
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -248,7 +251,24 @@ def _price(table: _Table, source: str, verified_on: str) -> Price:
         for key in ("input", "output"):
             if key not in nano:
                 table.fail((key,), "missing")
-    price = Price(
+    price = _priced(nano, f"catalogue {verified_on}")
+    tiers: list[Price] = []
+    for tier in table.tables("longer"):
+        above = tier.count("above", least=tiers[-1].above_tokens + 1 if tiers else 1, most=MAX_TOKENS_OF_A_MODEL)
+        if above is None:
+            tier.fail(("above",), "missing")
+        for key in ("input", "output"):
+            if key not in tier.values:
+                tier.fail((key,), "missing")
+        own = {key: tier.usd(key) for key in TIER_KEYS if key in tier.values}
+        tiers.append(replace(_priced(own, ""), above_tokens=above))
+        tier.done()
+    table.done()
+    return replace(price, longer=tuple(tiers)) if tiers else price
+
+
+def _priced(nano: Mapping[str, int], version: str) -> Price:
+    return Price(
         input_nano_per_mtok=nano.get("input", 0),
         output_nano_per_mtok=nano.get("output", 0),
         cache_read_nano_per_mtok=nano.get("cache_read"),
@@ -257,10 +277,9 @@ def _price(table: _Table, source: str, verified_on: str) -> Price:
         request_nano=nano.get("request", 0),
         cache_write_1h_nano_per_mtok=nano.get("cache_write_1h"),
         minute_nano=nano.get("minute", 0),
-        version=f"catalogue {verified_on}",
+        audio_nano_per_mtok=nano.get("audio"),
+        version=version,
     )
-    table.done()
-    return price
 
 
 class _Table:
@@ -302,6 +321,12 @@ class _Table:
     def table(self, key: str) -> _Table:
         values = self._take(key, dict, "a table")
         return _Table(values or {}, (*self._path, key), self._file, self._lines)
+
+    def tables(self, key: str) -> list[_Table]:
+        values = self._take(key, list, "an array of tables") or []
+        if any(type(value) is not dict for value in values):
+            self.fail((key,), "must be an array of tables")
+        return [_Table(value, (*self._path, key), self._file, self._lines) for value in values]
 
     def text(self, key: str) -> str:
         value = self.optional_text(key)

@@ -14,6 +14,7 @@ from typing import Protocol
 from shared.domain.catalogue import Capability, Deployment
 from shared.domain.money import NANO_PER_USD
 from shared.domain.policy import KeyPolicy, Needs, Preferences
+from shared.domain.usage import MAX_TOKENS
 from shared.routing.aliases import wildcard
 from shared.routing.pool import Pool, Removed, Sift
 
@@ -82,9 +83,10 @@ def key_rules(policy: KeyPolicy, *, by_route: bool = False) -> Sift:
             return None
         if price is None:
             return "key.max_price", "its price is not known, and the key has a ceiling"
-        if most_in is not None and price.dearest_input_nano_per_mtok > most_in:
+        dearest_in, dearest_out = price.most(MAX_TOKENS)
+        if most_in is not None and dearest_in > most_in:
             return "key.max_price", f"its input costs more than {_usd(most_in)} USD per million tokens"
-        if most_out is not None and price.dearest_output_nano_per_mtok > most_out:
+        if most_out is not None and dearest_out > most_out:
             return "key.max_price", f"its output costs more than {_usd(most_out)} USD per million tokens"
         return None
 
@@ -235,7 +237,7 @@ def _too_dear(each: Deployment, preferences: Preferences) -> tuple[str, str] | N
         if ceiling is not None and (price is None or costs > ceiling):
             said = "is not known" if price is None else f"of {_usd(costs)} USD is above {_usd(ceiling)}"
             return "provider.max_price", f"its {kind} price {said}"
-    if preferences.free and (price is None or price.dearest_input_nano_per_mtok or price.dearest_output_nano_per_mtok):
+    if preferences.free and (price is None or any(price.most(MAX_TOKENS))):
         return "provider.free", "it is not known to be free"
     if preferences.free and price is not None and price.request_nano:
         return "provider.free", "it is not known to be free"

@@ -201,7 +201,7 @@ def expected_costs(deployments: Sequence[Deployment], needs: Needs) -> list[floa
         UNKNOWN
         if price is None
         else float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
-        for price in prices
+        for price in (price.at(given) if price is not None and price.longer else price for price in prices)
     ]
 
 

@@ -78,15 +78,24 @@ def test_the_reservation_is_an_upper_bound(
     body: int, messages: int, urls: int, cap: int | None, choices: int, data: st.DataObject
 ) -> None:
     rates = st.integers(0, 10**11)
-    price = Price(
-        input_nano_per_mtok=data.draw(rates),
-        output_nano_per_mtok=data.draw(rates),
-        cache_read_nano_per_mtok=data.draw(st.none() | rates),
-        cache_write_nano_per_mtok=data.draw(st.none() | rates),
-        reasoning_nano_per_mtok=data.draw(st.none() | rates),
+
+    def drawn(**more: Any) -> Price:
+        return Price(
+            input_nano_per_mtok=data.draw(rates),
+            output_nano_per_mtok=data.draw(rates),
+            cache_read_nano_per_mtok=data.draw(st.none() | rates),
+            cache_write_nano_per_mtok=data.draw(st.none() | rates),
+            reasoning_nano_per_mtok=data.draw(st.none() | rates),
+            cache_write_1h_nano_per_mtok=data.draw(st.none() | rates),
+            audio_nano_per_mtok=data.draw(st.none() | rates),
+            **more,
+        )
+
+    above = sorted(data.draw(st.sets(st.integers(1, 10**6), max_size=2)))
+    price = drawn(
         request_nano=data.draw(st.integers(0, 10**6)),
-        cache_write_1h_nano_per_mtok=data.draw(st.none() | rates),
         minute_nano=data.draw(st.integers(0, 10**8)),
+        longer=tuple(drawn(above_tokens=each) for each in above),
     )
     audio_ms = data.draw(st.integers(0, 10**8))
     model = Model(model_id="m", max_output_tokens=50_000, price=price)
@@ -107,6 +116,7 @@ def test_the_reservation_is_an_upper_bound(
         reasoning_tokens=data.draw(st.integers(0, output)),
         cache_write_1h_tokens=data.draw(st.integers(0, written)),
         audio_ms=data.draw(st.integers(0, audio_ms)),
+        audio_input_tokens=data.draw(st.integers(0, given_in)),
     )
     assert made.priced
     assert cost_nano_usd(usage, price) <= made.bound.full_nano_usd

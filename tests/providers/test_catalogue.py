@@ -8,6 +8,8 @@ from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
 from shared.domain.catalogue import Auth, DataPolicy, Provider, WireFormat
+from shared.domain.money import cost_nano_usd
+from shared.domain.usage import Usage
 from shared.providers.registry import CATALOGUE, load
 
 BASE_URLS = {
@@ -211,18 +213,28 @@ def test_a_cap_is_nowhere_written_under_a_name_that_is_dropped_or_renamed(catalo
     assert lost == []
 
 
-@pytest.mark.parametrize("name", ["azure", "perplexity", "qwen-api", "scaleway", "vertex", "xai"])
+@pytest.mark.parametrize("name", ["azure", "perplexity", "qwen-api", "scaleway", "vertex"])
 def test_where_no_price_per_token_is_the_whole_truth_there_is_none(catalogue: dict[str, Provider], name: str) -> None:
     assert [model.model_id for model in catalogue[name].models.values() if model.price is not None] == []
 
 
 @pytest.mark.parametrize(
-    ("name", "model_id"),
-    [("gemini", "gemini-2.5-pro"), ("gemini", "gemini-2.5-flash"), ("minimax", "MiniMax-M3"), ("openai", "gpt-5.5")],
+    ("name", "model_id", "usage", "nano_usd"),
+    [
+        ("gemini", "gemini-2.5-pro", Usage(input_tokens=200_000, output_tokens=1000), 260_000_000),
+        ("gemini", "gemini-2.5-pro", Usage(input_tokens=200_001, output_tokens=1000), 515_002_500),
+        ("gemini", "gemini-2.5-flash", Usage(input_tokens=1000, output_tokens=100, audio_input_tokens=400), 830_000),
+        ("minimax", "MiniMax-M3", Usage(input_tokens=600_000, cache_read_tokens=100_000), 312_000_000),
+        ("openai", "gpt-5.5", Usage(input_tokens=272_001), 2_720_010_000),
+        ("xai", "grok-4.3", Usage(input_tokens=1000, output_tokens=1000), 3_750_000),
+    ],
 )
-def test_a_price_that_depends_on_the_prompt_is_left_out(catalogue: dict[str, Provider], name: str, model_id: str) -> None:
-    """It rises with the prompt's length, or audio in it costs more."""
-    assert catalogue[name].models[model_id].price is None
+def test_a_price_rises_with_the_prompts_length_and_sound_has_its_own(
+    catalogue: dict[str, Provider], name: str, model_id: str, usage: Usage, nano_usd: int
+) -> None:
+    price = catalogue[name].models[model_id].price
+    assert price is not None
+    assert cost_nano_usd(usage, price) == nano_usd
 
 
 def test_writing_to_anthropics_cache_is_booked_dearer_than_input(catalogue: dict[str, Provider]) -> None:

@@ -142,6 +142,16 @@ async def test_a_rotated_credential_is_a_new_version_sealed_for_that_version_alo
     assert without.sealed_credential is None
 
 
+async def test_a_price_that_rises_is_read_as_it_was_written(pool: AsyncEngine) -> None:
+    tier = {"above": 200_000, "input": "2.50", "output": "15", "audio": "3"}
+    entry = {"input": "1.25", "output": "10", "audio": "2", "longer": [tier], "version": "one"}
+    await put(pool, prices={"lab/a": entry})
+    price = (await load(pool)).prices["lab/a"]
+    assert (price.audio_nano_per_mtok, price.at(200_000).input_nano_per_mtok) == (2_000_000_000, 1_250_000_000)
+    assert (price.at(200_001).output_nano_per_mtok, price.at(200_001).audio_nano_per_mtok) == (15_000_000_000, 3_000_000_000)
+    assert (await put(pool, prices={"lab/a": entry})).lines == []
+
+
 async def test_a_changed_price_is_a_new_version_and_the_old_one_stays(pool: AsyncEngine) -> None:
     await put(pool, prices={"lab/a": {"input": 1, "output": 2, "version": "one"}})
     await put(pool, prices={"lab/a": {"input": 3, "output": 2, "version": "two"}})

@@ -78,6 +78,7 @@ def test_a_whole_document() -> None:
         ("team: acme/search, ", "", "gateway.yaml:16 limits[0]: must name exactly one of organisation, team, key"),
         ("0.5/day", "0.5/year", "gateway.yaml:18 budgets[0]: must be USD/period like 5/month"),
         ('"0.15"', '"cheap"', "gateway.yaml:20 prices.lab/big.input"),
+        ('"0.15"', '"0.15", longer: [{above: 9, input: "1", output: "1"}, {above: 9, input: "2", output: "2"}]', "must rise"),
         ("limits:", "prices: {}\nlimits:", "key 'prices' is there twice"),
         ("teams: [search, ads]", "teams: [search", "gateway.yaml:"),
     ],

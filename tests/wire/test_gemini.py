@@ -10,8 +10,10 @@ import pytest
 
 from shared.domain.catalogue import WireFormat
 from shared.domain.refusal import Reason, Refusal, Refused
+from shared.domain.usage import Usage
 from shared.wire import gemini
 from shared.wire.canonical import Stop, Text, ToolCall
+from shared.wire.gemini import reply as gemini_reply
 from shared.wire.parts import fold
 from tests.wire.translation import Translated, chat_stream, events
 
@@ -289,3 +291,12 @@ def test_errors_in_googles_words() -> None:
     assert (status, error["code"], error["status"]) == (429, 429, "RESOURCE_EXHAUSTED")
     assert error["details"][1] == {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "2.500s"}
     assert headers["Retry-After"] == "3"
+
+
+def test_sound_in_a_prompt_is_counted_by_itself() -> None:
+    told = {
+        "promptTokenCount": 100, "candidatesTokenCount": 5,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 60}, {"modality": "AUDIO", "tokenCount": 40}, "odd"],
+    }  # fmt: skip
+    assert gemini_reply.read_usage(told) == Usage(input_tokens=100, output_tokens=5, audio_input_tokens=40)
+    assert gemini_reply.read_usage(told | {"promptTokensDetails": None}) == Usage(input_tokens=100, output_tokens=5)

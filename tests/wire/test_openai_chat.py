@@ -276,9 +276,9 @@ USAGE_REPORTS: dict[str, tuple[dict[str, Any], Usage]] = {
     "openrouter with cache writes": (
         {
             "prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105,
-            "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 40}, "cost": 0.01,
+            "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 40, "audio_tokens": 20}, "cost": 0.01,
         },
-        Usage(input_tokens=100, output_tokens=5, cache_read_tokens=30, cache_write_tokens=40),
+        Usage(input_tokens=100, output_tokens=5, cache_read_tokens=30, cache_write_tokens=40, audio_input_tokens=20),
     ),
     "deepseek": (
         {
@@ -423,7 +423,7 @@ ODD_COUNTS = (
     | st.integers(0, 50)
 )  # fmt: skip
 ODD_DETAILS = ODD_COUNTS | st.dictionaries(
-    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens"]), ODD_COUNTS
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens"]), ODD_COUNTS
 )
 ODD_REPORTS = st.fixed_dictionaries(
     {},
@@ -442,6 +442,7 @@ def test_no_report_makes_a_count_that_cannot_be(report: dict[str, Any]) -> None:
         assert 0 <= usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens <= MAX_TOKENS
         assert 0 <= usage.reasoning_tokens <= usage.output_tokens <= MAX_TOKENS
         assert min(usage.cache_read_tokens, usage.cache_write_tokens) >= 0
+        assert 0 <= usage.audio_input_tokens <= usage.input_tokens
 
 
 HALF = st.integers(0, MAX_TOKENS // 2) | st.integers(0, 9)
@@ -452,7 +453,8 @@ def test_a_plain_report_reads_the_same_as_one_with_a_field_more(prompt: int, mad
     """The first is decoded by type, the second looked at slowly."""
     plain = {
         "prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
-        "prompt_tokens_details": {"cached_tokens": cached}, "completion_tokens_details": {"reasoning_tokens": thought},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": thought},
+        "completion_tokens_details": {"reasoning_tokens": thought},
     }  # fmt: skip
     assert read_usage(json.dumps(plain).encode()) == read_usage(json.dumps(plain | {"cached_tokens": -1}).encode())
 

@@ -25,6 +25,31 @@ from shared.store.document.fields import (
 )
 
 
+class TierEntry(Strict):
+    """The price of calls with more input tokens than `above`, in USD per million tokens."""
+
+    above: Positive
+    input: NanoUsd
+    output: NanoUsd
+    cache_read: NanoUsd | None = None
+    cache_write: NanoUsd | None = None
+    cache_write_1h: NanoUsd | None = None
+    reasoning: NanoUsd | None = None
+    audio: NanoUsd | None = None
+
+    def tier(self) -> Price:
+        return Price(
+            input_nano_per_mtok=self.input,
+            output_nano_per_mtok=self.output,
+            cache_read_nano_per_mtok=self.cache_read,
+            cache_write_nano_per_mtok=self.cache_write,
+            cache_write_1h_nano_per_mtok=self.cache_write_1h,
+            reasoning_nano_per_mtok=self.reasoning,
+            audio_nano_per_mtok=self.audio,
+            above_tokens=self.above,
+        )
+
+
 class PriceEntry(Strict):
     """USD per million tokens, `request` in USD per call, `minute` in USD per minute of sound."""
 
@@ -34,6 +59,8 @@ class PriceEntry(Strict):
     cache_write: NanoUsd | None = None
     cache_write_1h: NanoUsd | None = None
     reasoning: NanoUsd | None = None
+    audio: NanoUsd | None = None
+    longer: tuple[TierEntry, ...] = ()
     request: NanoUsd = 0
     minute: NanoUsd = 0
     version: str | None = Field(default=None, max_length=60)
@@ -42,6 +69,9 @@ class PriceEntry(Strict):
     def _is_one(self) -> PriceEntry:
         if not self.minute and (self.input is None or self.output is None):
             raise ValueError("needs input and output, or minute for transcription")
+        above = [tier.above for tier in self.longer]
+        if above != sorted(set(above)):
+            raise ValueError("the tiers of longer must rise: each above more tokens than the one before")
         return self
 
     def price(self, version: str) -> Price:
@@ -55,6 +85,8 @@ class PriceEntry(Strict):
             version=version,
             cache_write_1h_nano_per_mtok=self.cache_write_1h,
             minute_nano=self.minute,
+            audio_nano_per_mtok=self.audio,
+            longer=tuple(tier.tier() for tier in self.longer),
         )
 
 

@@ -117,7 +117,14 @@ def read_usage(raw: Any) -> Usage | None:
         output_tokens=min(made, MAX_TOKENS),
         cache_read_tokens=min(loose.count(raw.get("cachedContentTokenCount")), given, MAX_TOKENS),
         reasoning_tokens=min(thought, MAX_TOKENS),
+        audio_input_tokens=min(heard(raw.get("promptTokensDetails")), given, MAX_TOKENS),
     )
+
+
+def heard(details: Any) -> int:
+    """Tokens of sound in a prompt: what Google charges more for."""
+    listed = details if type(details) is list else []
+    return sum(loose.count(each.get("tokenCount")) for each in listed if type(each) is dict and each.get("modality") == "AUDIO")
 
 
 # -- to the client

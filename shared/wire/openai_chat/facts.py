@@ -327,6 +327,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
         cache_read_tokens=cached,
         cache_write_tokens=min(_tokens(details, "cache_write_tokens") or 0, given - cached),
         reasoning_tokens=min(reasoning, made),
+        audio_input_tokens=min(_tokens(details, "audio_tokens") or 0, given),
     )
 
 
@@ -336,6 +337,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
     cache_write_tokens: Count | None = None
+    audio_tokens: Count | None = None
 
 
 class _CompletionDetails(msgspec.Struct, gc=False):
@@ -369,6 +371,7 @@ def _usage_of(plain: _Plain) -> Usage:
         cache_read_tokens=cached,
         cache_write_tokens=min(written, plain.prompt_tokens - cached),
         reasoning_tokens=min(reasoning, plain.completion_tokens),
+        audio_input_tokens=0 if details is None else min(details.audio_tokens or 0, plain.prompt_tokens),
     )
 
 
