@@ -55,6 +55,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     cache_write_1h_nano_per_mtok: int | None = None
     minute_nano: int = 0
+    least_audio_ms: int = 0
+    """Shorter sound costs as much as this."""
     audio_nano_per_mtok: int | None = None
     """Of input tokens that are sound and came from no cache; without it they cost what input costs."""
     above_tokens: int = 0
@@ -113,6 +115,8 @@ def output_nano_usd(usage: Usage, price: Price) -> NanoUsd:
 
 def audio_nano_usd(audio_ms: int, price: Price) -> NanoUsd:
     """Cost of transcribing so much sound, rounded up to a whole nano-USD."""
+    if 0 < audio_ms < price.least_audio_ms:
+        audio_ms = price.least_audio_ms
     return -(-audio_ms * price.minute_nano // MS_PER_MINUTE)
 
 

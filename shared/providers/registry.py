@@ -251,7 +251,8 @@ def _price(table: _Table, source: str, verified_on: str) -> Price:
         for key in ("input", "output"):
             if key not in nano:
                 table.fail((key,), "missing")
-    price = _priced(nano, f"catalogue {verified_on}")
+    least_seconds = table.count("least_seconds", most=3_600) or 0
+    price = replace(_priced(nano, f"catalogue {verified_on}"), least_audio_ms=least_seconds * 1000)
     tiers: list[Price] = []
     for tier in table.tables("longer"):
         above = tier.count("above", least=tiers[-1].above_tokens + 1 if tiers else 1, most=MAX_TOKENS_OF_A_MODEL)

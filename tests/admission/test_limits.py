@@ -95,6 +95,7 @@ def test_the_reservation_is_an_upper_bound(
     price = drawn(
         request_nano=data.draw(st.integers(0, 10**6)),
         minute_nano=data.draw(st.integers(0, 10**8)),
+        least_audio_ms=data.draw(st.integers(0, 20_000)),
         longer=tuple(drawn(above_tokens=each) for each in above),
     )
     audio_ms = data.draw(st.integers(0, 10**8))

@@ -7,7 +7,7 @@ import pytest
 from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
-from shared.domain.catalogue import Auth, DataPolicy, Provider, WireFormat
+from shared.domain.catalogue import Auth, Capability, DataPolicy, Provider, WireFormat
 from shared.domain.money import cost_nano_usd
 from shared.domain.usage import Usage
 from shared.providers.registry import CATALOGUE, load
@@ -185,14 +185,24 @@ def test_policies_are_those_that_providers_publish(catalogue: dict[str, Provider
     policies = {name: provider.data_policy for name, provider in catalogue.items() if provider.data_policy != DataPolicy()}
     assert policies == {
         "anthropic": DataPolicy(trains=False, retention_days=30),
+        "assemblyai": DataPolicy(trains=True),
+        "azure": DataPolicy(trains=False),
+        "azure-deployments": DataPolicy(trains=False),
         "bedrock": DataPolicy(trains=False, retention_days=30),
+        "cerebras": DataPolicy(retention_days=0),
+        "cohere": DataPolicy(trains=True, retention_days=30),
+        "deepgram": DataPolicy(trains=True),
         "demo": DataPolicy(trains=False, retention_days=0),
         "fireworks": DataPolicy(trains=False, retention_days=0),
         "gemini": DataPolicy(retention_days=55),
+        "glm": DataPolicy(retention_days=0),
         "groq": DataPolicy(retention_days=30),
+        "mistral": DataPolicy(retention_days=30),
+        "nvidia": DataPolicy(trains=True),
         "openai": DataPolicy(trains=False, retention_days=30),
         "openai-responses": DataPolicy(trains=False, retention_days=30),
         "perplexity": DataPolicy(trains=False, retention_days=0),
+        "qwen-api": DataPolicy(trains=False, retention_days=0),
         "scaleway": DataPolicy(region="eu"),
         "together": DataPolicy(trains=False),
         "vertex": DataPolicy(trains=False),
@@ -227,6 +237,8 @@ def test_where_no_price_per_token_is_the_whole_truth_there_is_none(catalogue: di
         ("minimax", "MiniMax-M3", Usage(input_tokens=600_000, cache_read_tokens=100_000), 312_000_000),
         ("openai", "gpt-5.5", Usage(input_tokens=272_001), 2_720_010_000),
         ("xai", "grok-4.3", Usage(input_tokens=1000, output_tokens=1000), 3_750_000),
+        ("groq", "whisper-large-v3", Usage(audio_ms=60_000), 1_850_000),
+        ("groq", "whisper-large-v3", Usage(audio_ms=1), 308_334),
     ],
 )
 def test_a_price_rises_with_the_prompts_length_and_sound_has_its_own(
@@ -267,6 +279,7 @@ def test_prices_are_of_the_order_that_prices_are(catalogue: dict[str, Provider])
         for provider in catalogue.values()
         for model in provider.models.values()
         if (price := model.price) is not None
+        and Capability.EMBEDDINGS not in model.capabilities
         and not (0.0001 * USD <= price.minute_nano <= 0.1 * USD)
         and not (
             0.01 * USD <= price.input_nano_per_mtok <= 200 * USD
@@ -275,6 +288,43 @@ def test_prices_are_of_the_order_that_prices_are(catalogue: dict[str, Provider])
         )
     ]
     assert odd == []
+
+
+def test_embeddings_cost_what_goes_in_and_are_bounded(catalogue: dict[str, Provider]) -> None:
+    """No output is billed; a maximum of one token lets a hard budget bound the call."""
+    priced = {
+        f"{provider.prefix}/{model.model_id}": (model.price.input_nano_per_mtok / USD, model.max_output_tokens)
+        for provider in catalogue.values()
+        for model in provider.models.values()
+        if Capability.EMBEDDINGS in model.capabilities and model.price is not None and model.price.output_nano_per_mtok == 0
+    }
+    assert priced == {
+        "gemini/gemini-embedding-001": (0.15, 1),
+        "mistral/mistral-embed": (0.10, 1),
+        "openai/text-embedding-3-large": (0.13, 1),
+        "openai/text-embedding-3-small": (0.02, 1),
+    }
+
+
+def test_transcription_by_the_minute_costs_what_the_lists_say_per_hour(catalogue: dict[str, Provider]) -> None:
+    hourly = {
+        f"{provider.prefix}/{model.model_id}": round(model.price.minute_nano * 60 / USD, 6)
+        for provider in catalogue.values()
+        for model in provider.models.values()
+        if provider.name != "demo" and model.price is not None and model.price.minute_nano
+    }
+    assert hourly == {
+        "assemblyai/universal-2": 0.15,
+        "assemblyai/universal-3-5-pro": 0.21,
+        "groq/whisper-large-v3": 0.111,
+        "groq/whisper-large-v3-turbo": 0.04,
+        "openai/whisper-1": 0.36,
+    }
+
+
+@pytest.mark.parametrize("name", ["assemblyai", "deepgram"])
+def test_who_only_transcribes_lists_nothing_else(catalogue: dict[str, Provider], name: str) -> None:
+    assert {model.capabilities for model in catalogue[name].models.values()} == {frozenset({Capability.TRANSCRIPTION})}
 
 
 def test_an_output_is_never_longer_than_its_context(catalogue: dict[str, Provider]) -> None:

@@ -159,7 +159,8 @@ def test_what_is_not_toml_names_the_line() -> None:
         ),
         (
             PRICED + 'input = "1"\noutput = "2"\ncached = "1"\n',
-            'acme.toml:10: models."m-1.5".price.cached: unknown key (known here: input, longer, output, source, verified_on)',
+            'acme.toml:10: models."m-1.5".price.cached: unknown key (known here: input, least_seconds, longer, output, '
+            "source, verified_on)",
         ),
     ],
 )

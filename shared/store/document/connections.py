@@ -63,6 +63,7 @@ class PriceEntry(Strict):
     longer: tuple[TierEntry, ...] = ()
     request: NanoUsd = 0
     minute: NanoUsd = 0
+    least_seconds: Annotated[int, Field(ge=0, le=3_600)] = 0
     version: str | None = Field(default=None, max_length=60)
 
     @model_validator(mode="after")
@@ -85,6 +86,7 @@ class PriceEntry(Strict):
             version=version,
             cache_write_1h_nano_per_mtok=self.cache_write_1h,
             minute_nano=self.minute,
+            least_audio_ms=self.least_seconds * 1000,
             audio_nano_per_mtok=self.audio,
             longer=tuple(tier.tier() for tier in self.longer),
         )
