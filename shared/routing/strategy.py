@@ -16,7 +16,7 @@ import msgspec
 
 from shared.domain.catalogue import Deployment
 from shared.domain.load import IDLE, Figures
-from shared.domain.money import MTOK
+from shared.domain.money import MTOK, Price
 from shared.domain.policy import NO_NEEDS, Needs
 from shared.domain.routing import Choice, Strategy
 from shared.routing import affinity
@@ -161,21 +161,34 @@ def quota_aware(choice: Choice, members: Members, inputs: Inputs) -> Order:
 def price_weighted(choice: Choice, members: Members, inputs: Inputs) -> Order:
     """OpenRouter's balance. What costs nothing goes before all that costs something, an unknown price after it."""
     costs, failing = expected_costs(members.deployments, inputs.needs), inputs.recent_outage
+    if failing is None and min(costs) > 0 and max(costs) < UNKNOWN:  # as nearly always
+        order = _drawn(_by_square(costs), inputs)
+    else:
+        order = []
+        for tier, among in enumerate(_tiers(costs, members, failing)):
+            if len(order) >= inputs.most:
+                order += among
+            elif among:
+                paid = tier % 3 == 1
+                weights = _by_square([costs[at] for at in among]) if paid else [1.0] * len(among)
+                order += [among[at] for at in _drawn(weights, inputs)]
+    return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
+
+
+def _tiers(costs: Sequence[float], members: Members, failing: Callable[[str], bool] | None) -> list[list[int]]:
+    """Free, priced, of unknown price; then the same of those with a recent outage."""
     tiers: list[list[int]] = [[], [], [], [], [], []]
     for at, cost in enumerate(costs):
         tier = 1 if 0 < cost < UNKNOWN else 0 if cost <= 0 else 2
         if failing is not None and failing(members.deployments[at].key):
             tier += 3
         tiers[tier].append(at)
-    order: list[int] = []
-    for tier, among in enumerate(tiers):
-        if len(order) >= inputs.most:
-            order += among
-        elif among:
-            cheapest = min([costs[at] for at in among])
-            weights = [(cheapest / costs[at]) ** 2 for at in among] if tier % 3 == 1 else [1] * len(among)
-            order += [among[at] for at in _drawn(weights, inputs)]
-    return order, {at: costs[at] / (MTOK * 1e9) for at in order[: inputs.most]}
+    return tiers
+
+
+def _by_square(costs: Sequence[float]) -> list[float]:
+    cheapest = min(costs)
+    return [(share := cheapest / cost) * share for cost in costs]
 
 
 RULES: Mapping[Strategy, Callable[[Choice, Members, Inputs], Order]] = {
@@ -200,9 +213,15 @@ def expected_costs(deployments: Sequence[Deployment], needs: Needs) -> list[floa
     return [
         UNKNOWN
         if price is None
+        else _likely(price.at(given), given, made)
+        if price.longer
         else float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
-        for price in (price.at(given) if price is not None and price.longer else price for price in prices)
+        for price in prices
     ]
+
+
+def _likely(price: Price, given: int, made: int) -> float:
+    return float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
 
 
 def _median_ttft_s(members: Members, inputs: Inputs) -> float:
