@@ -241,7 +241,7 @@ def _drawn(weights: Sequence[float] | Sequence[int], inputs: Inputs) -> list[int
     marks = list(accumulate(weights))
     order: list[int] = []
     if marks[-1] > 0:
-        for _ in range(3 * most):
+        for _ in range(8 * most):
             at = bisect_right(marks, chance() * marks[-1])
             if at not in order:
                 order.append(at)
@@ -249,6 +249,10 @@ def _drawn(weights: Sequence[float] | Sequence[int], inputs: Inputs) -> list[int
                     break
     left = [at for at in range(len(weights)) if at not in order]
     if len(order) < most:
-        waits = {at: (0, -log(1 - chance()) / weights[at]) if weights[at] > 0 else (1, chance()) for at in left}
-        left.sort(key=waits.__getitem__)
+        paid = [at for at in left if weights[at] > 0]
+        waits = sorted([(log(1 - chance()) / weights[at], at) for at in paid], reverse=True)
+        rest = [at for at in left if not weights[at] > 0]
+        if len(order) + len(paid) < most:
+            rest.sort(key=lambda _: chance())
+        left = [at for _, at in waits] + rest
     return order + left
