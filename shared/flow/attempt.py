@@ -116,8 +116,7 @@ def encode(x: Exchange) -> UpstreamRequest:
     if continuation.wanted(x):
         x.bridge = joining(x)
     else:
-        hub = arrival.openrouter and openrouter.needs_hub(x)
-        hub = hub or (deployment.provider.quirks.schema_tool and forced.needs_hub(x.envelope.fields, deployment))
+        hub = (arrival.openrouter and openrouter.needs_hub(x)) or forced.needs_hub(x.envelope.fields, deployment)
         plain = None if hub else passing(arrival.wire_format, deployment, endpoint, sse=arrival.sse)
         x.bridge = plain or translating(x, endpoint, hub=hub)
     translated = isinstance(x.bridge, Translation)

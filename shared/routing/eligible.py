@@ -127,11 +127,6 @@ def wanted(needs: Needs) -> tuple[Capability, ...]:
     return tuple(capability for needed, capability in asked if needed)
 
 
-def given_by_tool(each: Deployment) -> bool:
-    """Whether a JSON schema is had as the input of a tool where the model has no word for it (wire/forced.py)."""
-    return each.provider.quirks.schema_tool and Capability.TOOLS in each.model.capabilities
-
-
 def capabilities(needs: Needs) -> Sift:
     """Of a model that nobody described, nothing is known to be absent."""
     operation, kind, needed = needs.operation, OPERATIONS.get(needs.operation), wanted(needs)
@@ -146,7 +141,7 @@ def capabilities(needs: Needs) -> Sift:
         if kind is not None and kind not in has:
             return "capability.operation", f"it is no model for {operation}"
         for capability in needed:
-            if capability not in has and not (capability is Capability.JSON_SCHEMA and given_by_tool(each)):
+            if capability not in has and not (capability is Capability.JSON_SCHEMA and each.schema_by_tool):
                 return f"capability.{capability}", f"it cannot do {capability.replace('_', ' ')}, which the call needs"
         return None
 

@@ -9,33 +9,22 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from shared.domain.catalogue import Capability, Deployment
+from shared.domain.catalogue import Deployment
 from shared.wire.canonical import Begin, Call, Choice, Delta, End, Event, Stop, Stopped, Text, Tool, ToolCall, ToolChoice
 
 TOLD = "Give your whole answer as the input of this tool."
-
-
 SCHEMA_FIELDS = ("response_format", "output_config", "output_format")
-
-
-def by_tool(deployment: Deployment) -> bool:
-    """Whether a schema can only be had by a tool there."""
-    model = deployment.model
-    able = model.capabilities
-    without = model.described and Capability.JSON_SCHEMA not in able and Capability.TOOLS in able
-    return without and deployment.provider.quirks.schema_tool
 
 
 def needs_hub(fields: Mapping[str, msgspec.Raw], deployment: Deployment) -> bool:
     """Whether a call in its provider's own format cannot pass as it is: it asks for a schema. `fields`: the body's, as JSON."""
-    asked = [bytes(fields[name]) for name in SCHEMA_FIELDS if name in fields]
-    return any(b"json_schema" in raw for raw in asked) and by_tool(deployment)
+    return deployment.schema_by_tool and any(b"json_schema" in bytes(fields.get(name, b"")) for name in SCHEMA_FIELDS)
 
 
 def answer_tool(call: Call, deployment: Deployment) -> str | None:
     """What the tool is called that the answer is asked by; None: the answer is asked for plainly."""
     output = call.output
-    if output is None or output.kind != "schema" or not by_tool(deployment):
+    if output is None or output.kind != "schema" or not deployment.schema_by_tool:
         return None
     if (output.schema or {}).get("type", "object") != "object":
         return None  # a tool's input is an object
