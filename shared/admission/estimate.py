@@ -61,10 +61,7 @@ def quote(
     if price is None or cap is None:
         bound = Bound(0, 0, 0, cap, choices)
         return Quote(bound, input_tokens, rate_tokens, priced=False)
-    if price.longer:
-        input_price, output_price = price.most(input_tokens)
-    else:
-        input_price, output_price = price.dearest_input_nano_per_mtok, price.dearest_output_nano_per_mtok
+    input_price, output_price = price.most(input_tokens)
     fixed = -(-input_tokens * input_price // MTOK) + price.request_nano + audio_nano_usd(most_audio_ms, price)
     full = fixed + -(-cap * choices * output_price // MTOK)
     return Quote(Bound(fixed, full, output_price, cap, choices), input_tokens, rate_tokens, priced=True)

@@ -73,11 +73,12 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
     def most(self, input_tokens: int) -> tuple[int, int]:
         """The most that an input and an output token can cost in a call whose prompt has at most so many tokens."""
-        reached = [tier for tier in self.longer if input_tokens > tier.above_tokens]
-        return (
-            max([self.dearest_input_nano_per_mtok, *[tier.dearest_input_nano_per_mtok for tier in reached]]),
-            max([self.dearest_output_nano_per_mtok, *[tier.dearest_output_nano_per_mtok for tier in reached]]),
-        )
+        most_in, most_out = self.dearest_input_nano_per_mtok, self.dearest_output_nano_per_mtok
+        for tier in self.longer:
+            if input_tokens > tier.above_tokens:
+                most_in = max(most_in, tier.dearest_input_nano_per_mtok)
+                most_out = max(most_out, tier.dearest_output_nano_per_mtok)
+        return most_in, most_out
 
     @property
     def by_length_alone(self) -> bool:
@@ -103,7 +104,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
 def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:
     """Cost of `usage` at `price`, rounded up once to a whole nano-USD (sound by itself: its unit is another)."""
-    per_token = price.at(usage.input_tokens) if price.longer else price
+    per_token = price.at(usage.input_tokens)
     millionths = _input(usage, per_token) + _output(usage, per_token)
     return -(-millionths // MTOK) + price.request_nano + audio_nano_usd(usage.audio_ms, price)
 

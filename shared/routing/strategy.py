@@ -16,7 +16,7 @@ import msgspec
 
 from shared.domain.catalogue import Deployment
 from shared.domain.load import IDLE, Figures
-from shared.domain.money import MTOK, Price
+from shared.domain.money import MTOK
 from shared.domain.policy import NO_NEEDS, Needs
 from shared.domain.routing import Choice, Strategy
 from shared.routing import affinity
@@ -213,15 +213,13 @@ def expected_costs(deployments: Sequence[Deployment], needs: Needs) -> list[floa
     return [
         UNKNOWN
         if price is None
-        else _likely(price.at(given), given, made)
-        if price.longer
-        else float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
+        else float(
+            given * (paid := price.at(given) if price.longer else price).input_nano_per_mtok
+            + made * paid.output_nano_per_mtok
+            + price.request_nano * MTOK
+        )
         for price in prices
     ]
-
-
-def _likely(price: Price, given: int, made: int) -> float:
-    return float(given * price.input_nano_per_mtok + made * price.output_nano_per_mtok + price.request_nano * MTOK)
 
 
 def _median_ttft_s(members: Members, inputs: Inputs) -> float:
