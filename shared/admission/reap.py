@@ -74,11 +74,8 @@ class Reaper:
     async def _settle(self, event: UsageEvent, boot: str | bytes, touched: Sequence[Touched], mode: str) -> None:
         """settle.lua"""
         organisation_id, event_id = event.organisation_id, event.event_id
-        arguments: list[str | bytes | int] = ["", event_id, boot, mode, event.cost_nano_usd]
-        arguments += [
-            event.input_tokens + event.output_tokens,
-            settle_arguments([(kind, key, *rate) for kind, key, rate in touched]),
-        ]
+        tokens = event.input_tokens + event.output_tokens
+        cells = settle_arguments([(kind, key, *rate) for kind, key, rate in touched])
         await self._script(
             keys=[
                 keys.reservations(organisation_id),
@@ -87,7 +84,7 @@ class Reaper:
                 keys.done(organisation_id, event_id),
                 *settle_keys([(kind, key) for kind, key, _ in touched]),
             ],
-            args=arguments,
+            args=["", event_id, boot, mode, event.cost_nano_usd, tokens, cells],
         )
 
 

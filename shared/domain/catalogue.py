@@ -256,9 +256,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def schema_by_tool(self) -> bool:
         """Whether a JSON schema can only be had as the input of a tool here (wire/forced.py)."""
+        if not self.provider.quirks.schema_tool or not self.model.described:
+            return False
         able = self.model.capabilities
-        without = self.model.described and Capability.JSON_SCHEMA not in able
-        return self.provider.quirks.schema_tool and without and Capability.TOOLS in able
+        return Capability.JSON_SCHEMA not in able and Capability.TOOLS in able
 
     def path(self, path: str) -> str:
         """A path of the catalogue with what its braces stand for."""

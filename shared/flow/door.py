@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.domain.failure import FailureClass
 from shared.domain.health import Standing
 from shared.domain.refusal import Reason, Refused, refuse
 from shared.domain.usage import Outcome
 from shared.flow import leave, record, slot
+from shared.routing.breaker import WEIGHT
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
 MOST_PUT_OFF_S = 1.0
 """A probe that found no slot is due again after so long at the latest: the limits may have been changed."""
-
-OUTAGE = frozenset(
-    {
-        FailureClass.CONNECT, FailureClass.OVERLOADED, FailureClass.PROVIDER_FAULT, FailureClass.FIRST_BYTE_TIMEOUT,
-        FailureClass.IDLE_TIMEOUT, FailureClass.CUT, FailureClass.MALFORMED,
-    }
-)  # fmt: skip
-"""What makes an outage: the provider is there for nobody. A limit or a refused credential is something else."""
 
 
 class Skipped(Refused):
@@ -53,7 +45,7 @@ def go(x: Exchange) -> None:
     x.entered = False
     gateway, deployment = x.gateway, x.deployment
     slot.released(x)
-    gateway.load.ended(deployment.key, speed_of(x), failed=x.failure is not None and x.failure.failure_class in OUTAGE)
+    gateway.load.ended(deployment.key, speed_of(x), failed=x.failure is not None and x.failure.failure_class in WEIGHT)
     gateway.health.report(deployment, x.failure, neutral=says_nothing(x), probe=x.probe)
     x.probe = None
 
