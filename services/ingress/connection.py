@@ -18,7 +18,6 @@ from typing import Any, cast
 from aiohttp import StreamReader, web
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import ERROR, PayloadAccessError, _ErrInfo
 
 from services.ingress import plain
@@ -31,8 +30,6 @@ KEEPALIVE_S = 75.0
 MOST_PIPELINED_BYTES = 64 * 1024
 
 PAYLOAD_IS_OVER = PayloadAccessError()
-PLAIN = cast(Any, None)
-"""A plain call's place in aiohttp's queue of messages; there is one call at a time, and the connection has it."""
 FAILED = Refusal(reason=Reason.INTERNAL, status=500, message="The gateway failed on this request; it was logged.")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | Answer]]
@@ -52,6 +49,7 @@ class Connection(web.RequestHandler):
         self._plain: Mapping[bytes, plain.Handler] | None = plain_calls
         """Targets of plain calls; None once the connection is aiohttp's."""
         self._call: PlainCall | None = None
+        """The one that came in last, until it is answered."""
         self._unread = b""
         """What came and belongs to no call yet."""
 
@@ -94,18 +92,16 @@ class Connection(web.RequestHandler):
     def _next_call(self) -> None:
         """The call that has begun to come in, if its head is here; a message that is no plain call is aiohttp's."""
         unread = self._unread
-        ends = unread.find(plain.END)
-        if ends < 0 and len(unread) <= plain.MOST_HEAD_BYTES and unread[:6] == plain.BEGINNING[: len(unread)]:
+        ends = unread.find(plain.END) + len(plain.END)
+        whole = ends >= len(plain.END)
+        if not whole and len(unread) <= plain.MOST_HEAD_BYTES and unread[:6] == plain.BEGINNING[: len(unread)]:
             if self._head_deadline is None:
                 self._arm()
             return
         assert self._plain is not None
-        ends += len(plain.END)
-        call = (
-            plain.read_call(unread[:ends], self, self._loop, self._plain)
-            if len(plain.END) <= ends <= plain.MOST_HEAD_BYTES
-            else None
-        )
+        call = None
+        if whole and ends <= plain.MOST_HEAD_BYTES:
+            call = plain.read_call(unread[:ends], self, self._loop, self._plain)
         self._unread = b""
         if call is None:
             self._plain = None
@@ -117,7 +113,6 @@ class Connection(web.RequestHandler):
         self._request_count += 1
         if len(unread) > ends:
             self._unread = call.content.feed(unread[ends:])
-        self._messages.append((PLAIN, EMPTY_PAYLOAD))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -130,19 +125,18 @@ class Connection(web.RequestHandler):
         loop, manager = self._loop, self._manager
         assert manager is not None
         while not self._force_close:
-            if not self._messages:
+            if self._call is None and not self._messages:
                 try:
                     self._waiter = loop.create_future()
                     await self._waiter
                 finally:
                     self._waiter = None
-            message, payload = self._messages.popleft()
-            call = self._call
-            if call is not None:
-                if not await self._answer(call):
+            if self._call is not None:
+                if not await self._answer(self._call):
                     break
                 self._keep_alive()
                 continue
+            message, payload = self._messages.popleft()
             if self._parser is not None:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
 from services.ingress.answer import StreamAnswer, WholeAnswer
-from services.ingress.connection import Listener
+from services.ingress.connection import Handler, Listener
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def served(handler: Handler) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
-    listener = Listener(handler, header_timeout_s=5)
+async def served(handler: Handler, **options: Any) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
+    """Options are the Listener's."""
+    listener = Listener(handler, **{"header_timeout_s": 5, **options})
     server = await asyncio.get_running_loop().create_server(listener, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:

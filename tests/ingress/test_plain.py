@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from aiohttp import web
@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from services.ingress import plain
 from services.ingress.answer import Answer, StreamAnswer, WholeAnswer
-from services.ingress.connection import Listener
 from tests.ingress.test_connection import Link, get, told
+from tests.ingress.test_connection import served as elsewhere
 
 TARGET = b"/v1/chat/completions"
+Connect = Callable[[], Awaitable[Link]]
 
 
 async def plainly(call: plain.PlainCall) -> Answer:
@@ -35,16 +36,8 @@ async def otherwise(request: web.BaseRequest) -> Answer:
     return WholeAnswer(request, {"X-Lane": "aiohttp"}, await request.read())
 
 
-@asynccontextmanager
-async def served(handler: plain.Handler = plainly, header_timeout_s: float = 5) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
-    listener = Listener(otherwise, header_timeout_s=header_timeout_s, plain_calls={TARGET: handler})
-    server = await asyncio.get_running_loop().create_server(listener, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield lambda: asyncio.open_connection("127.0.0.1", port)
-    finally:
-        server.close()
-        await listener.shutdown(1)
+def served(handler: plain.Handler = plainly, header_timeout_s: float = 5) -> AbstractAsyncContextManager[Connect]:
+    return elsewhere(otherwise, header_timeout_s=header_timeout_s, plain_calls={TARGET: handler})
 
 
 def post(body: bytes, *lines: str, target: bytes = TARGET, version: str = "1.1") -> bytes:
