@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.cli.engines import EngineError
 from services.cli.locate import locate
-from shared.providers.registry import CatalogueError
+from shared.providers.table import CatalogueError
 from shared.settings import Settings, SettingsError
 from shared.store.document import DocumentError
 from shared.store.secrets import SecretError

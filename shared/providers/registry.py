@@ -8,13 +8,8 @@ number would be a float) and are dated: each comes from `source`, read on `verif
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
-from datetime import date
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -30,12 +25,11 @@ from shared.domain.catalogue import (
     RateHeaders,
     WireFormat,
 )
-from shared.domain.money import Price, usd_to_nano
+from shared.domain.money import Price
+from shared.providers.table import CatalogueError, Table
 from shared.wire.params import guarded
 
 CATALOGUE = Path(__file__).parent / "catalogue"
-SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-URL = re.compile(r"https?://[A-Za-z0-9.\-_\[\]:]+(/[\x21\x22\x24-\x3e\x40-\x7e]*)?")
 HEADER_NAME, HEADER_VALUE = re.compile(r"[A-Za-z0-9-]{1,128}"), re.compile(r"[\x20-\x7e]{1,4096}")
 MAX_TOKENS_OF_A_MODEL = 100_000_000
 ENDPOINTS = {
@@ -59,13 +53,6 @@ PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", 
 TIER_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "audio")
 
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-class CatalogueError(Exception):
-    """`groq.toml:12: models."x".price.input: …`: the file, the line, the key, what is wrong."""
-
-
 def load(directory: Path = CATALOGUE) -> dict[str, Provider]:
     """Every `*.toml` of a directory, by name. Raises CatalogueError when one is wrong or two claim one prefix."""
     providers: dict[str, Provider] = {}
@@ -77,11 +64,11 @@ def load(directory: Path = CATALOGUE) -> dict[str, Provider]:
             raise CatalogueError(f"{path.name}: not UTF-8: {error.reason} at byte {error.start}") from None
         provider = parse(text, path.name)
         if provider.name != path.stem:
-            _Table.of(text, path.name).fail(("name",), f"must be the file's own name, {path.stem!r}")
+            Table.of(text, path.name).fail(("name",), f"must be the file's own name, {path.stem!r}")
         keyed = [(provider.prefix, ("prefix",)), *((alias, ("aliases",)) for alias in provider.aliases)]
         for prefix, key in keyed:
             if prefix in claimed:
-                _Table.of(text, path.name).fail(key, f"{prefix!r} already belongs to {claimed[prefix]}")
+                Table.of(text, path.name).fail(key, f"{prefix!r} already belongs to {claimed[prefix]}")
             claimed[prefix] = path.name
         providers[provider.name] = provider
     return providers
@@ -89,7 +76,7 @@ def load(directory: Path = CATALOGUE) -> dict[str, Provider]:
 
 def parse(text: str, file: str) -> Provider:
     """One catalogue file. `file` is only for messages. Raises CatalogueError."""
-    top = _Table.of(text, file)
+    top = Table.of(text, file)
     source, verified_on = top.optional_text("source") or "", top.day("verified_on")
     wire_format = top.choice("wire_format", WireFormat, WireFormat.OPENAI_CHAT)
     provider = Provider(
@@ -115,7 +102,7 @@ def parse(text: str, file: str) -> Provider:
     return provider
 
 
-def _endpoints(table: _Table, *, openai: bool) -> dict[str, str]:
+def _endpoints(table: Table, *, openai: bool) -> dict[str, str]:
     """`false`: an imitator of OpenAI is known to lack this one."""
     told = [name for name in (*ENDPOINTS, *MORE_ENDPOINTS) if name in table.values]
     lacks = {name for name in told if table.values[name] is False and table.flag(name) is False}
@@ -124,14 +111,14 @@ def _endpoints(table: _Table, *, openai: bool) -> dict[str, str]:
     return {name: path for name, path in ((ENDPOINTS if openai else {}) | given).items() if name not in lacks}
 
 
-def _api_version(table: _Table) -> str:
+def _api_version(table: Table) -> str:
     version = table.optional_text("api_version") or ""
     if version and API_VERSION.fullmatch(version) is None:
         table.fail(("api_version",), f"{version!r} must be letters, digits, dots and dashes")
     return version
 
 
-def _headers(table: _Table) -> dict[str, str]:
+def _headers(table: Table) -> dict[str, str]:
     headers = {name: table.text(name) for name in table.values}
     for name, value in headers.items():
         if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
@@ -139,7 +126,7 @@ def _headers(table: _Table) -> dict[str, str]:
     return headers
 
 
-def _rate_headers(table: _Table) -> tuple[RateHeaders, ...]:
+def _rate_headers(table: Table) -> tuple[RateHeaders, ...]:
     found = []
     for unit in table.values:
         entry = table.table(unit)
@@ -155,7 +142,7 @@ def _rate_headers(table: _Table) -> tuple[RateHeaders, ...]:
     return tuple(found)
 
 
-def _quirks(table: _Table) -> Quirks:
+def _quirks(table: Table) -> Quirks:
     drop, rename = table.texts("drop"), table.table("rename")
     for name in ("model", "messages", "stream"):
         if name in drop or name in rename.values:
@@ -195,7 +182,7 @@ def _quirks(table: _Table) -> Quirks:
     return quirks
 
 
-def _params(table: _Table) -> Params:
+def _params(table: Table) -> Params:
     params = Params(tuple(table.texts("drop_params")), dict(table.table("set_params").values))
     name = guarded(params)
     if name is not None:
@@ -204,7 +191,7 @@ def _params(table: _Table) -> Params:
     return params
 
 
-def _data_policy(table: _Table) -> DataPolicy:
+def _data_policy(table: Table) -> DataPolicy:
     policy = DataPolicy(
         trains=table.flag("trains"),
         retention_days=table.count("retention_days", most=36_500, least=0),
@@ -214,7 +201,7 @@ def _data_policy(table: _Table) -> DataPolicy:
     return policy
 
 
-def _models(table: _Table, source: str, verified_on: str) -> dict[str, Model]:
+def _models(table: Table, source: str, verified_on: str) -> dict[str, Model]:
     models = {}
     for model_id in table.values:
         entry = table.table(model_id)
@@ -232,7 +219,7 @@ def _models(table: _Table, source: str, verified_on: str) -> dict[str, Model]:
     return models
 
 
-def _capabilities(table: _Table) -> frozenset[Capability]:
+def _capabilities(table: Table) -> frozenset[Capability]:
     names = table.texts("capabilities", default=["text"])
     known = {capability.value for capability in Capability}
     for name in names:
@@ -241,7 +228,7 @@ def _capabilities(table: _Table) -> frozenset[Capability]:
     return frozenset(Capability(name) for name in names)
 
 
-def _price(table: _Table, source: str, verified_on: str) -> Price:
+def _price(table: Table, source: str, verified_on: str) -> Price:
     source = table.optional_text("source") or source
     verified_on = table.day("verified_on") or verified_on
     if not source or not verified_on:
@@ -281,161 +268,3 @@ def _priced(nano: Mapping[str, int], version: str) -> Price:
         audio_nano_per_mtok=nano.get("audio"),
         version=version,
     )
-
-
-class _Table:
-    """One TOML table that is read key by key; `done` refuses the keys that nobody read."""
-
-    def __init__(self, values: Mapping[str, Any], path: tuple[str, ...], file: str, lines: dict[tuple[str, ...], int]):
-        self.values = values
-        self._path = path
-        self._file = file
-        self._lines = lines
-        self._read: set[str] = set()
-
-    @staticmethod
-    def of(text: str, file: str) -> _Table:
-        try:
-            return _Table(tomllib.loads(text), (), file, _line_numbers(text))
-        except tomllib.TOMLDecodeError as error:
-            raise CatalogueError(f"{file}: not TOML: {error}") from None
-
-    def fail(self, key: tuple[str, ...], problem: str) -> NoReturn:
-        path = (*self._path, *key)
-        line = next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 1)
-        name = ".".join(part if re.fullmatch(r"[\w-]+", part) else f'"{part}"' for part in path)
-        raise CatalogueError(f"{self._file}:{line}: {name}: {problem}")
-
-    def done(self) -> None:
-        for key in self.values:
-            if key not in self._read:
-                known = ", ".join(sorted(self._read)) or "no keys"
-                self.fail((key,), f"unknown key (known here: {known})")
-
-    def _take(self, key: str, kind: type, called: str) -> Any:
-        self._read.add(key)
-        value = self.values.get(key)
-        if value is not None and type(value) is not kind:
-            self.fail((key,), f"must be {called}")
-        return value
-
-    def table(self, key: str) -> _Table:
-        values = self._take(key, dict, "a table")
-        return _Table(values or {}, (*self._path, key), self._file, self._lines)
-
-    def tables(self, key: str) -> list[_Table]:
-        values = self._take(key, list, "an array of tables") or []
-        if any(type(value) is not dict for value in values):
-            self.fail((key,), "must be an array of tables")
-        return [_Table(value, (*self._path, key), self._file, self._lines) for value in values]
-
-    def text(self, key: str) -> str:
-        value = self.optional_text(key)
-        if value is None:
-            self.fail((key,), "missing")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        value: str | None = self._take(key, str, "a string")
-        if value is not None and not value.strip():
-            self.fail((key,), "must not be empty")
-        return value
-
-    def texts(self, key: str, *, default: list[str] | None = None) -> list[str]:
-        values = self._take(key, list, "an array of strings")
-        if values is None:
-            return default or []
-        if any(type(value) is not str or not value for value in values):
-            self.fail((key,), "must be an array of strings")
-        if len(set(values)) != len(values):
-            self.fail((key,), "names something twice")
-        return list(values)
-
-    def slug(self, key: str) -> str:
-        value = self.text(key)
-        if SLUG.fullmatch(value) is None:
-            self.fail((key,), f"{value!r} must be lower-case letters, digits and single dashes")
-        return value
-
-    def slugs(self, key: str) -> list[str]:
-        values = self.texts(key)
-        for value in values:
-            if SLUG.fullmatch(value) is None:
-                self.fail((key,), f"{value!r} must be lower-case letters, digits and single dashes")
-        return values
-
-    def flag(self, key: str) -> bool | None:
-        value: bool | None = self._take(key, bool, "true or false")
-        return value
-
-    def count(self, key: str, *, most: int, least: int = 1) -> int | None:
-        value: int | None = self._take(key, int, "a whole number")
-        if value is not None and not least <= value <= most:
-            self.fail((key,), f"{value} is not between {least} and {most}")
-        return value
-
-    def usd(self, key: str) -> int:
-        value = self._take(key, str, 'a string of USD, like "0.15"')
-        try:
-            return usd_to_nano(value)
-        except ValueError as error:
-            self.fail((key,), str(error))
-
-    def day(self, key: str) -> str:
-        value: date | None = self._take(key, date, "a date, like 2026-11-20")
-        return "" if value is None else value.isoformat()
-
-    def url(self, key: str) -> str | None:
-        value = self.optional_text(key)
-        if value is not None:
-            try:
-                parts = urlsplit(value)
-                usable = bool(parts.hostname) and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable or not URL.fullmatch(value) or value.endswith("/"):
-                self.fail((key,), f"{value!r} must be an http(s) URL without credentials, query or final slash")
-        return value
-
-    def path(self, key: str) -> str:
-        value = self.text(key)
-        if not value.startswith("/") or any(sign in value for sign in "# "):
-            self.fail((key,), f"{value!r} must be a path that begins with a slash")
-        return value
-
-    def one_of(self, key: str, allowed: tuple[str, ...], default: str) -> str:
-        value = self.optional_text(key)
-        if value is not None and value not in allowed:
-            self.fail((key,), f"{value!r} is none of {', '.join(filter(None, allowed))}")
-        return default if value is None else value
-
-    def choice(self, key: str, kind: type[_Choice], default: _Choice) -> _Choice:
-        value = self.optional_text(key)
-        if value is None:
-            return default
-        if value not in {member.value for member in kind}:
-            self.fail((key,), f"{value!r} is none of {', '.join(member.value for member in kind)}")
-        return kind(value)
-
-
-_HEADER = re.compile(r"\s*\[([^\[\]].*?)\]\s*(?:#.*)?$")
-_ASSIGNMENT = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_KEY = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
-
-
-def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
-    """Where each key stands: tomllib does not say. Keys of inline tables are found on their table's line."""
-    lines: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            table = _keys(header[1])
-            lines.setdefault(table, number)
-        elif assignment := _ASSIGNMENT.match(line):
-            path = (*table, *_keys(assignment[1]))
-            lines.setdefault(path, number)
-    return lines
-
-
-def _keys(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip("\"'") for part in _KEY.findall(dotted))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shared.providers import registry
 from shared.providers.quota import MOST_PAUSE_S, Left, left, pause_s, span_s
-from shared.providers.registry import CatalogueError, parse
+from shared.providers.registry import parse
+from shared.providers.table import CatalogueError
 
 CATALOGUE = registry.load()
 NOW_S = datetime(2026, 11, 21, 10, 0, tzinfo=UTC).timestamp()

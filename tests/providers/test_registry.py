@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shared.domain.catalogue import Auth, Capability, DataPolicy, Model, Provider, Quirks, WireFormat
 from shared.domain.money import Price
-from shared.providers.registry import ENDPOINTS, CatalogueError, load, parse
+from shared.providers.registry import ENDPOINTS, load, parse
+from shared.providers.table import CatalogueError
 
 LEAST = 'name = "acme"\ntitle = "Acme"\nprefix = "acme"\n'
 DATED = LEAST + 'source = "https://acme.test/prices"\nverified_on = 2026-07-02\n'
