@@ -59,7 +59,8 @@ def decided(decision: dict[str, Any]) -> list[str]:
         made.append(f"  tried {place(each)}: {each['result']}{status}, {each.get('duration_ms', 0)} ms")
     for each in decision.get("candidates", ()):
         score = f", score {each['score']:g}" if each.get("score") is not None else ""
-        made.append(f"  candidate {place(each)}{score}")
+        state = f", {each['state']}" if each.get("state") else ""
+        made.append(f"  candidate {place(each)}{score}{state}")
     made += [f"  removed {place(each)}: {each['rule']}: {each['why']}" for each in decision.get("removed", ())]
     made += [f"  left: {each['remaining']} of {each['limit']} {each['unit']} a minute" for each in decision.get("limits", ())]
     return made

@@ -18,13 +18,15 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Considered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A deployment of the plan, in its order, with what the strategy made of it; or one that `rule` removed, and `why`."""
+    """A deployment of the plan, in its order, with what the strategy made of it; or one that `rule` removed, and `why`. `state`
+    is its health where that was not well: `half_open_due`, or in a panic `open` or `cooling`."""
 
     deployment: str
     connection: str
     score: float | None = None
     rule: str = ""
     why: str = ""
+    state: str = ""
 
 
 class LimitStanding(msgspec.Struct, frozen=True, kw_only=True):

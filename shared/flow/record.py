@@ -34,9 +34,13 @@ def decision_of(x: Exchange) -> Decision:
 
 
 def considered(plan: Plan) -> tuple[Considered, ...]:
-    scores = plan.scores
     return tuple(
-        Considered(deployment=each.name, connection=each.connection.name, score=finite(scores.get(each.key)))
+        Considered(
+            deployment=each.name,
+            connection=each.connection.name,
+            score=finite(plan.scores.get(each.key)),
+            state=plan.states.get(each.key, ""),
+        )
         for each in plan.candidates
     )
 

@@ -54,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     chain: tuple[str, ...] = ()
     panic: bool = False
     """Health had removed all that was left, so what is not locked was put back."""
+    states: Mapping[str, str] = {}
+    """Of candidates that are not well: their health by a deployment's key."""
     held: bool = False
     """The first one is where the call's session was served."""
 
@@ -80,10 +82,17 @@ def decide(
         out, keys = eligible.unwell(pool, health, now_s)
         if out and len(out) == len(pool.members):
             alone = preferences is not None and not preferences.allow_fallbacks and not preferences.order
-            return _in_panic(pool, out, 1 if alone else inputs.most, health, now_s)
+            return _with_states(_in_panic(pool, out, 1 if alone else inputs.most, health, now_s), health, now_s)
         if out:
             pool = pool.without(keys)
+        return _with_states(_ordered(pool, inputs, preferences, out), health, now_s)
     return _ordered(pool, inputs, preferences, out)
+
+
+def _with_states(plan: Plan, health: Health, now_s: float) -> Plan:
+    found = [(each.key, health.standing(each, now_s)) for each in plan.candidates]
+    states = {key: standing.state for key, standing in found if standing is not None}
+    return msgspec.structs.replace(plan, states=states) if states else plan
 
 
 def seated(plan: Plan, served: str, failed: str) -> Plan:

@@ -9,6 +9,7 @@ import pytest
 from shared.domain.catalogue import Capability, Deployment
 from shared.domain.policy import NO_NEEDS, KeyPolicy, Needs, Preferences
 from shared.domain.refusal import Reason
+from shared.flow.record import considered
 from shared.routing.eligible import allowed
 from shared.routing.plan import Plan, decide, refusal, told
 from tests.routing.made import USD, deployment, inputs, pool
@@ -187,6 +188,7 @@ def test_whose_probe_is_due_stays_in_its_place() -> None:
     other = deployment("other/m")
     plan = decide(pool(other, GOOD), inputs(), health=Marked(other=Standing("half_open_due")))
     assert plan.candidates == (other, GOOD)
+    assert [each.state for each in considered(plan)] == ["half_open_due", ""]
 
 
 def test_when_all_are_unwell_those_come_back_that_are_not_locked_the_soonest_first() -> None:
@@ -194,6 +196,7 @@ def test_when_all_are_unwell_those_come_back_that_are_not_locked_the_soonest_fir
     ill = [deployment(f"{name}/m") for name in names]
     plan = decide(pool(*ill), inputs(), health=Marked(**names))
     assert (plan.candidates, plan.panic) == ((ill[1], ill[0]), True)
+    assert [(each.deployment, each.state) for each in considered(plan)] == [("soon/m", "cooling"), ("late/m", "open")]
     assert rules(plan) == [("shut/m", "health.locked")]
 
 
