@@ -170,6 +170,20 @@ async def test_a_format_that_cannot_express_the_call_leaves_it_to_the_next(
             assert (status, headers["x-waystation-attempts"]) == (200, "strict/command unsuited, lab/chat ok")
 
 
+async def test_a_stream_waits_for_its_first_byte_as_long_as_is_usual_there(cluster: Cluster, spare: Upstream) -> None:
+    """Three times what 99 of 100 took there, a second at least, while another can be asked; the last one has its time."""
+    for _ in range(25):
+        assert (await asked(cluster, stream=True))[0] == 200
+    cluster.provider.fail("slow-first-token-20000")
+    spare.fail("slow-first-token-2500")
+    begun_s = time.monotonic()
+    async with client(cluster) as one:
+        status, headers, _ = await one.chat(call(max_tokens=20, stream=True))
+    took_s = time.monotonic() - begun_s
+    assert (status, headers["x-waystation-attempts"]) == (200, "lab/chat first_byte_timeout, spare/chat ok")
+    assert 3.4 < took_s < 15  # a second there, two and a half here
+
+
 async def test_a_stream_is_held_until_its_first_token(cluster: Cluster, spare: Upstream) -> None:
     """The role's chunk and then an error: the client sees nothing of it."""
     for fault in ("error-event-after-0", "cut-after-0"):
