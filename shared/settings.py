@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 DEFAULT_PORT = 20128
+DEFAULT_SIMULATOR_PORT = 20127
 
 
 class SettingsError(Exception):

@@ -2,92 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from dataclasses import fields, replace
-from typing import NoReturn
-
 import click
-import uvloop
 
-from services.cli import health, manage
-from services.cli.connect import connect
-from services.cli.explain import explain
-from services.cli.limits import limits
-from services.cli.matrix import matrix
-from services.cli.proxy import proxy
-from services.cli.request import request
-from services.cli.say import Commands, guarded, json_option, settings_here
-from services.cli.up import up
-from services.simulator.__main__ import DEFAULT_PORT as DEFAULT_SIMULATOR_PORT
-from shared.settings import DEFAULT_PORT, Settings
+from services.cli.commands import Commands
+
+MODULES = {
+    "up": "up",
+    "ingress": "hosts",
+    "worker": "hosts",
+    "simulator": "hosts",
+    "migrate": "manage",
+    "doctor": "manage",
+    "apply": "manage",
+    "diff": "manage",
+    "key": "manage",
+    "usage": "manage",
+    "limits": "limits",
+    "explain": "explain",
+    "request": "request",
+    "health": "health",
+    "unlock": "health",
+    "reset": "health",
+    "proxy": "proxy",
+    "connect": "connect",
+    "matrix": "matrix",
+}
+"""Where each command is, in services/cli."""
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, modules=MODULES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="waystation")
 def main() -> None:
     """Waystation: one URL and one key in front of every LLM provider."""
 
-
-@main.command()
-@click.option("--host", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), help=f"Port to listen on (default {DEFAULT_PORT}).")
-@json_option
-@guarded
-def ingress(host: str | None, port: int | None, as_json: bool) -> None:
-    """Run one ingress node."""
-    settings = settings_here()
-    _become("services.ingress", replace(settings, host=host or settings.host, port=port or settings.port), as_json)
-
-
-@main.command()
-@json_option
-@guarded
-def worker(as_json: bool) -> None:
-    """Run one worker."""
-    _become("services.worker", settings_here(), as_json)
-
-
-@main.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_SIMULATOR_PORT, show_default=True)
-@json_option
-@guarded
-def simulator(host: str, port: int, as_json: bool) -> None:
-    """Run the simulator, a provider in every wire format, with faults on demand."""
-    from services.simulator.__main__ import run
-
-    uvloop.run(run(host=host, port=port, as_json=as_json))
-
-
-def _become(module: str, settings: Settings, as_json: bool) -> NoReturn:
-    """Replace this process by the host's, with the settings in its environment."""
-    environment = os.environ | environment_of(settings)
-    os.execve(sys.executable, [sys.executable, "-m", module, *(["--json"] if as_json else [])], environment)
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """The variables that make `settings` again."""
-    made = {}
-    for entry in fields(Settings):
-        value = getattr(settings, entry.name)
-        if value not in ("", None):
-            plain = entry.name in ("database_url", "redis_url")
-            made[entry.name.upper() if plain else f"WAYSTATION_{entry.name.upper()}"] = str(value)
-    return made
-
-
-main.add_command(up)
-main.add_command(connect)
-main.add_command(explain)
-main.add_command(matrix)
-main.add_command(request)
-main.add_command(proxy)
-main.add_command(limits)
-for command in (manage.key, manage.apply, manage.diff, manage.usage, manage.migrate, manage.doctor):
-    main.add_command(command)
-for command in (health.health, health.unlock, health.reset):
-    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -75,11 +75,12 @@ class Server(Child):
 
 
 class Program(Child):
-    """One of our own hosts, `python -m module`."""
+    """One of our own hosts, `python -m module`. `answers_at` is a URL that answers 2xx once it serves, if there is one."""
 
-    def __init__(self, module: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
+    def __init__(self, module: str, environment: dict[str, str], log: Path, *arguments: str, answers_at: str = "") -> None:
         super().__init__()
         self.module = module
+        self.answers_at = answers_at
         self._environment = environment
         self._log = log
         self._arguments = arguments

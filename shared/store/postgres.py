@@ -8,8 +8,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+NEWEST = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+"""The migration that this version needs: files are named by their numbers."""
 MIGRATION_LOCK = 0x5761_7973  # "Ways"
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -47,18 +50,27 @@ async def migrate(url: str) -> None:
     try:
         async with pool.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-            await connection.run_sync(_upgrade)
+            if await _version(connection) != NEWEST:
+                await connection.run_sync(_upgrade)
         await ensure_partitions(pool)
     finally:
         await pool.dispose()
 
 
+async def _version(connection: AsyncConnection) -> str | None:
+    """What the schema's last migration was; None before the first."""
+    if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    version: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version
+
+
 def _upgrade(connection: Connection) -> None:
-    from alembic import command  # a fifth of a second that nodes and workers need not wait for
+    from alembic import command  # a fifth of a second, for nothing when there is nothing to do
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -8,17 +8,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
-import click
 import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import main
 from services.cli.engines import EmbeddedPostgres, free_port
 from services.cli.say import table
+from tests.commands import leaves
 
 SECRET = "q8Zr2kT0vXw9yLmN4pB7cD1eF3gH5jK6"
 NOBODY = "redis://127.0.0.1:1/0"
@@ -50,14 +49,6 @@ def test_an_unreachable_postgres_is_named(ask: CliRunner, command: list[str]) ->
     said = line(ask.invoke(main, command))
     assert "Postgres cannot be reached (DATABASE_URL)" in said
     assert "hunter2" not in said
-
-
-def leaves(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from leaves(command, *path, name)
-        else:
-            yield (*path, name), command
 
 
 def test_every_command_takes_json_and_then_says_also_errors_as_an_object(ask: CliRunner) -> None:

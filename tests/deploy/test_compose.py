@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 
-from services.cli.__main__ import environment_of, main
+from services.cli.__main__ import main
+from services.cli.hosts import environment_of
 from shared.settings import Settings
+from tests.commands import commands
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -44,9 +45,7 @@ def test_our_services_run_commands_that_exist(compose: Any) -> None:
     for name, service in ours(compose).items():
         command, *arguments = service["command"]
         assert command in OURS, name
-        found = main.commands[command]
-        assert isinstance(found, click.Command)
-        found.make_context(command, arguments).close()
+        commands(main)[command].make_context(command, arguments).close()
         assert (ROOT / service["build"]["dockerfile"]).is_file()
 
 

@@ -30,6 +30,7 @@ from shared.store.document import parse
 from shared.telemetry.metrics import Metrics
 from shared.wire.openai_chat import ERRORS
 from shared.wire.preferences import KNOWN, PRICES, QUANTILES, VARIANTS
+from tests.commands import commands, leaves
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -109,16 +110,16 @@ def test_every_command_parses(page: str, arguments: list[str], tmp_path: Path, m
     rest = list(arguments)
     while isinstance(command, click.Group):
         name = rest.pop(0)
-        assert name in command.commands, f"{page}: there is no command {name!r}"
-        command = command.commands[name]
+        known = commands(command)
+        assert name in known, f"{page}: there is no command {name!r}"
+        command = known[name]
     command.make_context(command.name, rest).close()
 
 
 def test_every_command_is_documented() -> None:
     text = "".join(page.read_text() for page in PAGES)
-    for name, command in main.commands.items():
-        for sub in command.commands if isinstance(command, click.Group) else [""]:
-            assert f"waystation {name} {sub}".rstrip() in text
+    for path, _ in leaves(main):
+        assert " ".join(("waystation", *path)) in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
