@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -53,8 +55,10 @@ PRICE_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", 
 TIER_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "audio")
 
 
-def load(directory: Path = CATALOGUE) -> dict[str, Provider]:
-    """Every `*.toml` of a directory, by name. Raises CatalogueError when one is wrong or two claim one prefix."""
+@cache
+def load(directory: Path = CATALOGUE) -> Mapping[str, Provider]:
+    """Every `*.toml` of a directory, by name; read once in a process. Raises CatalogueError when one is wrong or two claim
+    one prefix."""
     providers: dict[str, Provider] = {}
     claimed: dict[str, str] = {}
     for path in sorted(directory.glob("*.toml")):
@@ -71,7 +75,7 @@ def load(directory: Path = CATALOGUE) -> dict[str, Provider]:
                 Table.of(text, path.name).fail(key, f"{prefix!r} already belongs to {claimed[prefix]}")
             claimed[prefix] = path.name
         providers[provider.name] = provider
-    return providers
+    return MappingProxyType(providers)
 
 
 def parse(text: str, file: str) -> Provider:

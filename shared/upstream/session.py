@@ -6,8 +6,10 @@ A session with a guard is for origins that tenants can influence and shares no c
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Coroutine
+from functools import cache
 from typing import Any, TypeVar
 
 from shared.domain.proxy import Proxy
@@ -89,6 +91,12 @@ def _added(pools: dict[K, Pool], key: K, pool: Pool) -> Pool:
 
 def default_tls() -> ssl.SSLContext:
     """Certificates and host names are verified; `SSL_CERT_FILE` and `SSL_CERT_DIR` name other authorities."""
+    return _tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _tls(_file: str | None, _directory: str | None) -> ssl.SSLContext:
+    """One for all sessions of a process: reading the authorities takes as long as everything else at a node's start."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -1,7 +1,7 @@
 """Nursery: one process per test run that has imported everything, and forks the nodes and workers of its tests.
 
-What it forks is a process like any other, with an environment and descriptors of its own; only the imports, more than a second
-of CPU each, are made once. tests/test_up.py starts the real commands.
+What it forks is a process like any other, with an environment and descriptors of its own; only the imports and what is
+read from files that do not change, more than a second of CPU each, are made once. tests/test_up.py starts the real commands.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from services.cli.engines import dies_with_parent
+from shared.providers import registry
+from shared.store import postgres
+from shared.upstream.session import default_tls
 
 MODULES = ("services.ingress", "services.worker")
 
@@ -100,6 +103,9 @@ def nursery() -> Nursery:
 def serve(descriptor: int) -> None:
     """The nursery's own end: fork and look after, until the other end is closed."""
     mains = {name: importlib.import_module(f"{name}.__main__").main for name in MODULES}
+    registry.load()
+    default_tls()
+    postgres.engine("postgresql://nobody@nowhere/nothing")  # the first of a process imports what it needs
     gc.freeze()
     lines = socket.socket(fileno=descriptor).makefile("rw")
     for line in lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -25,7 +26,7 @@ CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments":
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> dict[str, Provider]:
+def catalogue() -> Mapping[str, Provider]:
     return load()
 
 
@@ -47,7 +48,7 @@ def passed(provider: Provider, body: dict[str, Any]) -> tuple[dict[str, Any], li
 # -- Groq (#91)
 
 
-def test_groq_is_spared_names_logprobs_n_and_nulls(catalogue: dict[str, Provider]) -> None:
+def test_groq_is_spared_names_logprobs_n_and_nulls(catalogue: Mapping[str, Provider]) -> None:
     messages = [
         {"role": "user", "name": "ann", "content": "hi"},
         {"role": "assistant", "content": None, "refusal": None, "reasoning_content": "hm", "tool_calls": [CALL]},
@@ -70,7 +71,7 @@ def test_groq_is_spared_names_logprobs_n_and_nulls(catalogue: dict[str, Provider
     assert sorted(dropped) == ["logprobs", "messages[].name", "messages[].reasoning_content", "n", "top_logprobs"]
 
 
-def test_what_groq_takes_keeps_its_bytes(catalogue: dict[str, Provider]) -> None:
+def test_what_groq_takes_keeps_its_bytes(catalogue: Mapping[str, Provider]) -> None:
     body = b'{"model":"groq/x","messages":[ {"role":"user",  "content":"\\u0068i"} ]}'
     envelope = open_envelope(body)
     groq = deployment(catalogue["groq"])
@@ -82,13 +83,13 @@ def test_what_groq_takes_keeps_its_bytes(catalogue: dict[str, Provider]) -> None
 
 
 @pytest.mark.parametrize("name", ["groq", "nvidia"])
-def test_two_answers_are_refused_where_one_is_the_most(catalogue: dict[str, Provider], name: str) -> None:
+def test_two_answers_are_refused_where_one_is_the_most(catalogue: Mapping[str, Provider], name: str) -> None:
     with pytest.raises(Refused) as refused:
         passed(catalogue[name], {"model": "groq/x", "messages": [{"role": "user", "content": "hi"}], "n": 2})
     assert (refused.value.refusal.status, refused.value.refusal.field) == (400, "n")
 
 
-def test_groq_is_spared_the_same_when_the_call_is_translated(catalogue: dict[str, Provider]) -> None:
+def test_groq_is_spared_the_same_when_the_call_is_translated(catalogue: Mapping[str, Provider]) -> None:
     groq = deployment(catalogue["groq"])
     made = bridge(CHAT, groq, STAMP, hub=True)
     history = [
@@ -109,7 +110,7 @@ def test_groq_is_spared_the_same_when_the_call_is_translated(catalogue: dict[str
 # -- Perplexity (#99)
 
 
-def test_perplexity_is_spared_two_users_in_a_row(catalogue: dict[str, Provider]) -> None:
+def test_perplexity_is_spared_two_users_in_a_row(catalogue: Mapping[str, Provider]) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     messages = [
         {"role": "system", "content": "s"},
@@ -163,7 +164,7 @@ def perplexitys_stream() -> bytes:
     return b"".join([b"data: %b\r\n\r\n" % orjson.dumps(chunk) for chunk in chunks])
 
 
-def test_perplexitys_sources_are_annotations_though_it_passes_through(catalogue: dict[str, Provider]) -> None:
+def test_perplexitys_sources_are_annotations_though_it_passes_through(catalogue: Mapping[str, Provider]) -> None:
     found = passing(CHAT, deployment(catalogue["perplexity"]))
     assert found is not None
     made = orjson.loads(found.read_reply(orjson.dumps(ANSWER)).body)
@@ -179,7 +180,7 @@ def test_perplexitys_sources_are_annotations_though_it_passes_through(catalogue:
         assert [orjson.dumps(event) for event in others] == [orjson.dumps(event) for event in events(stream)[:-1]]
 
 
-def test_an_answer_without_sources_passes_untouched(catalogue: dict[str, Provider]) -> None:
+def test_an_answer_without_sources_passes_untouched(catalogue: Mapping[str, Provider]) -> None:
     found = passing(CHAT, deployment(catalogue["perplexity"]))
     assert found is not None
     whole, stream = orjson.dumps({"choices": ANSWER["choices"]}), chat_stream({"content": "so"})
@@ -236,7 +237,7 @@ def test_sources_are_citations_of_a_web_search_to_an_anthropic_client() -> None:
     assert found.index(told[-1]) < [event["type"] for event in found].index("content_block_stop")
 
 
-def test_sources_that_we_wrote_do_not_go_to_anthropic(catalogue: dict[str, Provider]) -> None:
+def test_sources_that_we_wrote_do_not_go_to_anthropic(catalogue: Mapping[str, Provider]) -> None:
     theirs = OURS[0] | {"encrypted_index": "Eo8B"}
     history = [
         {"role": "user", "content": "hi"},
