@@ -89,6 +89,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     for number, each in enumerate(found["candidates"], 1):
         price = each["price"]
         parts = [f"{price['input']}/{price['output']} USD" if price else "price unknown"]
+        if price and "cheaper" in price:
+            cheaper = price["cheaper"]
+            parts += [f"{cheaper['input']}/{cheaper['output']} {cheaper['times']}{' (now)' if cheaper['now'] else ''}"]
         parts += [f"at most {each['at_most_usd']} USD"] if each["at_most_usd"] is not None else []
         parts += [f"score {each['score']:g}"] if "score" in each else []
         if "shortened" in each:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 
 import msgspec
+from msgspec.structs import replace
 
+from shared.domain.times import Times
 from shared.domain.usage import Usage
 
 NanoUsd = int
@@ -62,6 +64,28 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     above_tokens: int = 0
     longer: tuple[Price, ...] = ()
     """What all its tokens cost instead, once a call's prompt has more of them than a tier's `above_tokens`; in rising order."""
+    times: Times | None = None
+    cheaper: Price | None = None
+    """What a call costs instead that was all within this price's `times`; never more than here, of any kind."""
+
+    def with_cheaper(self, cheaper: Price, times: Times) -> Price:
+        """This price, and what its tokens cost at cheaper times. Raises ValueError where they would cost more then."""
+        if self.longer or cheaper.longer:
+            raise ValueError("a price that depends on the prompt's length cannot depend on the time too")
+        for kind, here, then in zip(KINDS, _kinds(self), _kinds(cheaper), strict=True):
+            if then > here:
+                raise ValueError(f"{kind} would cost more than at other times")
+        rest = replace(
+            cheaper, request_nano=self.request_nano, minute_nano=self.minute_nano, least_audio_ms=self.least_audio_ms,
+            times=times,
+        )  # fmt: skip
+        return replace(self, cheaper=rest)
+
+    def during(self, from_s: float, to_s: float) -> Price:
+        """The price of a call that was sent and ended at these moments, in Unix seconds: which of them counts is often not
+        said, so the cheaper one needs both, and all between."""
+        cheaper = self.cheaper
+        return cheaper if cheaper is not None and cheaper.times is not None and cheaper.times.hold(from_s, to_s) else self
 
     def at(self, input_tokens: int) -> Price:
         """The price of a call whose prompt has so many tokens."""
@@ -100,6 +124,23 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     def dearest_output_nano_per_mtok(self) -> int:
         """The most that one output token can cost, reasoning or not."""
         return max(self.output_nano_per_mtok, self.reasoning_nano_per_mtok or 0)
+
+
+KINDS = ("input", "output", "cache_read", "cache_write", "cache_write_1h", "reasoning", "audio")
+
+
+def _kinds(price: Price) -> tuple[int, ...]:
+    """What a token of each of KINDS costs."""
+
+    def known(own: int | None, other: int) -> int:
+        return other if own is None else own
+
+    given, made = price.input_nano_per_mtok, price.output_nano_per_mtok
+    write = known(price.cache_write_nano_per_mtok, given)
+    return (
+        given, made, known(price.cache_read_nano_per_mtok, given), write, known(price.cache_write_1h_nano_per_mtok, write),
+        known(price.reasoning_nano_per_mtok, made), known(price.audio_nano_per_mtok, given),
+    )  # fmt: skip
 
 
 def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:

@@ -11,7 +11,7 @@ import orjson
 
 from shared.admission.estimate import TYPICAL_OUTPUT_TOKENS
 from shared.domain.catalogue import Deployment, WireFormat
-from shared.domain.money import nano_to_usd
+from shared.domain.money import Price, nano_to_usd
 from shared.domain.refusal import Refusal
 from shared.flow.admit import covered, quoted
 from shared.flow.choose import Asked, Seen, planned, unbounded
@@ -81,7 +81,7 @@ def explain(
     found = told(plan)
     for entry, deployment in zip(found["candidates"], plan.candidates, strict=True):
         quote = quoted(call, len(body), deployment, TYPICAL_OUTPUT_TOKENS)
-        entry["price"] = price(deployment)
+        entry["price"] = price(deployment, seen.clock.now_s())
         entry["at_most_usd"] = str(nano_to_usd(quote.bound.full_nano_usd)) if quote.priced else None
         entry |= standing(seen, deployment)
         if openrouter and wire_format in CLIENTS and operation == "chat":
@@ -132,15 +132,23 @@ def shortened(
     return {} if cut is None else {"shortened": {"messages": cut.before, "sent": cut.after, "tokens": cut.tokens}}
 
 
-def price(deployment: Deployment) -> dict[str, str] | None:
-    """USD per million tokens."""
+def price(deployment: Deployment, now_s: float) -> dict[str, Any] | None:
+    """USD per million tokens; where it depends on the time, the cheaper ones too, when they hold, and whether they do."""
     known = deployment.model.price
     if known is None:
         return None
+    told: dict[str, Any] = _usd(known) | {"version": known.version}
+    cheaper = known.cheaper
+    if cheaper is not None and cheaper.times is not None:
+        now = known.during(now_s, now_s) is cheaper
+        told["cheaper"] = {**_usd(cheaper), "times": cheaper.times.told(), "now": now}
+    return told
+
+
+def _usd(price: Price) -> dict[str, str]:
     return {
-        "input": str(nano_to_usd(known.input_nano_per_mtok)),
-        "output": str(nano_to_usd(known.output_nano_per_mtok)),
-        "version": known.version,
+        "input": str(nano_to_usd(price.input_nano_per_mtok)),
+        "output": str(nano_to_usd(price.output_nano_per_mtok)),
     }
 
 

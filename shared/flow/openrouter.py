@@ -83,5 +83,7 @@ def _cost(x: Exchange, usage: Usage) -> Cost | None:
     price = x.deployment.model.price
     if price is None:
         return None
+    if price.cheaper is not None:
+        price = settle.in_force(x, price)
     held = settle.possible(x, usage)
     return Cost(cost_nano_usd(held, price), output_nano_usd(held, price))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from shared.domain.decision import Decision
 from shared.domain.failure import FailureClass
-from shared.domain.money import cost_nano_usd
+from shared.domain.money import Price, cost_nano_usd
 from shared.domain.usage import MAX_TOKENS, EventKind, Outcome, Usage, UsageEvent, UsageSource, encode_event
 from shared.flow import record
 from shared.store.wal import WalFull
@@ -73,6 +73,8 @@ def event_of(
     assert x.reservation is not None
     deployment = x.deployment
     price = deployment.model.price
+    if price is not None and price.cheaper is not None:
+        price = in_force(x, price)
     return replace(
         x.reservation.event,
         event_id=event_id,
@@ -95,6 +97,14 @@ def event_of(
         first_token_ms=None if x.first_token_s is None else int((x.first_token_s - x.started_s) * 1000),
         decision=decision,
     )
+
+
+def in_force(x: Exchange, price: Price) -> Price:
+    """The attempt's price by now, where it depends on the time; its version says which one it is."""
+    clock = x.gateway.clock
+    now_s, sent_s = clock.now_s(), x.started_s if x.sent_s is None else x.sent_s
+    found = price.during(now_s - (clock.monotonic_s() - sent_s), now_s)
+    return price if found is price else replace(found, version=f"{price.version}, cheaper")
 
 
 def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shared.domain.catalogue import Deployment
 from shared.domain.money import cost_nano_usd
 from shared.domain.refusal import Reason, refuse
+from shared.flow.settle import in_force
 from shared.providers.quota import PUSHED_BACK
 from shared.upstream.slots.slot import NoSlot, Slot
 
@@ -72,6 +73,8 @@ def released(x: Exchange) -> None:
     if x.sent_s is None:
         slot.give_back()
         return
+    if price is not None and price.cheaper is not None:
+        price = in_force(x, price)
     slot.done(
         slot.tokens if usage is None else usage.total_tokens,
         None if said is None else said.status,

@@ -28,6 +28,7 @@ from shared.domain.catalogue import (
     WireFormat,
 )
 from shared.domain.money import Price
+from shared.domain.times import read_times
 from shared.providers.table import CatalogueError, Table
 from shared.wire.params import guarded
 
@@ -255,8 +256,26 @@ def _price(table: Table, source: str, verified_on: str) -> Price:
         own = {key: tier.usd(key) for key in TIER_KEYS if key in tier.values}
         tiers.append(replace(_priced(own, ""), above_tokens=above))
         tier.done()
+    price = _at_cheaper_times(table, replace(price, longer=tuple(tiers)) if tiers else price)
     table.done()
-    return replace(price, longer=tuple(tiers)) if tiers else price
+    return price
+
+
+def _at_cheaper_times(table: Table, price: Price) -> Price:
+    if "cheaper" not in table.values:
+        return price
+    cheaper = table.table("cheaper")
+    for key in ("input", "output"):
+        if key not in cheaper.values:
+            cheaper.fail((key,), "missing")
+    own = {key: cheaper.usd(key) for key in TIER_KEYS if key in cheaper.values}
+    peaks, weekends = cheaper.texts("peaks"), bool(cheaper.flag("weekends"))
+    days, until = cheaper.days("days"), cheaper.optional_day("until")
+    cheaper.done()
+    try:
+        return price.with_cheaper(_priced(own, ""), read_times(peaks, weekends=weekends, days=days, until=until))
+    except ValueError as error:
+        cheaper.fail((), str(error))
 
 
 def _priced(nano: Mapping[str, int], version: str) -> Price:

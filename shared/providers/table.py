@@ -121,8 +121,18 @@ class Table:
             self.fail((key,), str(error))
 
     def day(self, key: str) -> str:
-        value: date | None = self._take(key, date, "a date, like 2026-11-20")
+        value = self.optional_day(key)
         return "" if value is None else value.isoformat()
+
+    def optional_day(self, key: str) -> date | None:
+        value: date | None = self._take(key, date, "a date, like 2026-11-20")
+        return value
+
+    def days(self, key: str) -> list[date]:
+        values: list[date] = self._take(key, list, "an array of dates") or []
+        if any(type(value) is not date for value in values):
+            self.fail((key,), "must be an array of dates")
+        return values
 
     def url(self, key: str) -> str | None:
         value = self.optional_text(key)

@@ -13,6 +13,7 @@ from shared.admission.estimate import quote
 from shared.admission.window import MINUTE_US, Passed, Rate, Wait, advance
 from shared.domain.catalogue import Model
 from shared.domain.money import Price, cost_nano_usd
+from shared.domain.times import Times
 from shared.domain.usage import Usage
 
 
@@ -70,6 +71,24 @@ def test_nothing_is_set_aside_beyond_what_is_left(fixed: int, price: int, cap: i
         assert true_cost <= aside.reserved_nano_usd
 
 
+def part_of(price: Price, eighths: int) -> Price:
+    given, made = price.input_nano_per_mtok, price.output_nano_per_mtok
+    write = given if price.cache_write_nano_per_mtok is None else price.cache_write_nano_per_mtok
+    hour = write if price.cache_write_1h_nano_per_mtok is None else price.cache_write_1h_nano_per_mtok
+    read = given if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
+    thought = made if price.reasoning_nano_per_mtok is None else price.reasoning_nano_per_mtok
+    sound = given if price.audio_nano_per_mtok is None else price.audio_nano_per_mtok
+    return Price(
+        input_nano_per_mtok=given * eighths // 8,
+        output_nano_per_mtok=made * eighths // 8,
+        cache_read_nano_per_mtok=read * eighths // 8,
+        cache_write_nano_per_mtok=write * eighths // 8,
+        cache_write_1h_nano_per_mtok=hour * eighths // 8,
+        reasoning_nano_per_mtok=thought * eighths // 8,
+        audio_nano_per_mtok=sound * eighths // 8,
+    )
+
+
 @given(
     st.integers(1, 10**6), st.integers(1, 500), st.integers(0, 5), st.none() | st.integers(1, 10**5), st.integers(1, 8),
     st.data(),
@@ -98,6 +117,8 @@ def test_the_reservation_is_an_upper_bound(
         least_audio_ms=data.draw(st.integers(0, 20_000)),
         longer=tuple(drawn(above_tokens=each) for each in above),
     )
+    if not above and data.draw(st.booleans()):
+        price = price.with_cheaper(part_of(price, data.draw(st.integers(0, 8))), Times(peaks=((60, 240),)))
     audio_ms = data.draw(st.integers(0, 10**8))
     model = Model(model_id="m", max_output_tokens=50_000, price=price)
     made = quote(
@@ -120,7 +141,10 @@ def test_the_reservation_is_an_upper_bound(
         audio_input_tokens=data.draw(st.integers(0, given_in)),
     )
     assert made.priced
-    assert cost_nano_usd(usage, price) <= made.bound.full_nano_usd
+    moment_s = data.draw(st.integers(0, 86_400))
+    assert (
+        cost_nano_usd(usage, price.during(moment_s, moment_s + 60)) <= cost_nano_usd(usage, price) <= made.bound.full_nano_usd
+    )
     assert usage.within(given_in, output, audio_ms) == usage
 
 

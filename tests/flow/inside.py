@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ async def inside(
     providers: int = 2,
     kinds: tuple[str, ...] = (),
     budget_nano: int = 10**12,
-    prices: dict[str, str] = PRICES,
+    prices: Mapping[str, Any] = PRICES,
     **connection: Any,
 ) -> AsyncIterator[Inside]:
     """`lab0/chat`, and after it the same model at `lab1`, `lab2`… `kinds`: their providers in the catalogue, `custom` else."""

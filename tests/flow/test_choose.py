@@ -14,18 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.clock import Clock, SystemClock
-from shared.domain.catalogue import Capability, Connection, DataPolicy, Model, Provider, Quirks, WireFormat
+from shared.domain.catalogue import Capability, Connection, DataPolicy, Deployment, Model, Provider, Quirks, WireFormat
 from shared.domain.configuration import KeyRow
 from shared.domain.limits import Budget, Period, Scope
 from shared.domain.money import Price
 from shared.domain.policy import KeyPolicy
 from shared.domain.refusal import Reason, Refused
 from shared.domain.routing import Choice, Route, Strategy, Target
+from shared.domain.times import read_times
 from shared.flow import choose as choosing
 from shared.flow import sessions
 from shared.flow.admit import covered
 from shared.flow.choose import choose, decided, unbounded
 from shared.flow.explain import explain
+from shared.flow.explain import price as price_told
 from shared.flow.sessions import Seat, Sessions, numbered
 from shared.routing.eligible import Health
 from shared.routing.plan import told
@@ -428,6 +430,18 @@ def test_an_explanation_has_prices_estimates_health_and_load() -> None:
     assert found["budgets"] == [{"of": "key", "usd": "1", "period": "day", "hard": True}]
     assert found["error"] is None
     assert found["needs"]["operation"] == "chat"
+
+
+def test_a_price_that_depends_on_the_time_is_told_with_its_times() -> None:
+    half = Price(input_nano_per_mtok=USD // 2, output_nano_per_mtok=USD)
+    night = Price(input_nano_per_mtok=USD, output_nano_per_mtok=2 * USD, version="v").with_cheaper(
+        half, read_times(["01:00-04:00"], weekends=False, days=[], until=None)
+    )
+    deployment = cast(Deployment, SimpleNamespace(model=Model(model_id="m", price=night)))
+    told = {"input": "1", "output": "2", "version": "v"}
+    cheaper = {"input": "0.5", "output": "1", "times": "except 01:00-04:00 UTC"}
+    assert price_told(deployment, 0) == told | {"cheaper": cheaper | {"now": True}}
+    assert price_told(deployment, 3600) == told | {"cheaper": cheaper | {"now": False}}
 
 
 @pytest.mark.parametrize(

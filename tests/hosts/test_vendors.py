@@ -102,10 +102,10 @@ async def test_a_schema_at_a_groq_model_without_schemas_is_a_forced_tool_also_in
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
     async with scripted(answer(said)) as vendor:
-        await cluster.apply(connections=[at(vendor.origin, "groq")], fallbacks={"own/llama-3.1-8b-instant": ["lab/chat"]})
+        await cluster.apply(connections=[at(vendor.origin, "groq")], fallbacks={"own/qwen/qwen3.6-27b": ["lab/chat"]})
         async with client(cluster) as one:
-            status, headers, body = await one.chat(call("own/llama-3.1-8b-instant", response_format=wanted))
-    assert (status, headers["x-waystation-attempts"]) == (200, "own/llama-3.1-8b-instant")
+            status, headers, body = await one.chat(call("own/qwen/qwen3.6-27b", response_format=wanted))
+    assert (status, headers["x-waystation-attempts"]) == (200, "own/qwen/qwen3.6-27b")
     (choice,) = body["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ('{"name":"Rome"}', "stop")
     assert not choice["message"].get("tool_calls")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from services.ingress.node import SIMULATED
@@ -223,7 +225,7 @@ def test_a_cap_is_nowhere_written_under_a_name_that_is_dropped_or_renamed(catalo
     assert lost == []
 
 
-@pytest.mark.parametrize("name", ["azure", "perplexity", "qwen-api", "scaleway", "vertex"])
+@pytest.mark.parametrize("name", ["azure", "deepgram", "perplexity", "scaleway"])
 def test_where_no_price_per_token_is_the_whole_truth_there_is_none(catalogue: dict[str, Provider], name: str) -> None:
     assert [model.model_id for model in catalogue[name].models.values() if model.price is not None] == []
 
@@ -236,6 +238,17 @@ def test_where_no_price_per_token_is_the_whole_truth_there_is_none(catalogue: di
         ("gemini", "gemini-2.5-flash", Usage(input_tokens=1000, output_tokens=100, audio_input_tokens=400), 830_000),
         ("minimax", "MiniMax-M3", Usage(input_tokens=600_000, cache_read_tokens=100_000), 312_000_000),
         ("openai", "gpt-5.5", Usage(input_tokens=272_001), 2_720_010_000),
+        ("openai", "gpt-6.2-sol", Usage(input_tokens=272_001, cache_read_tokens=272_001, output_tokens=1000), 69_400_200),
+        ("openai-responses", "gpt-6-luna", Usage(input_tokens=1000, cache_write_tokens=1000, output_tokens=1000), 625_000),
+        ("anthropic", "claude-haiku-5-5", Usage(input_tokens=100_000, output_tokens=1000), 10_500_000),
+        ("anthropic", "claude-haiku-5-5", Usage(input_tokens=100_001, output_tokens=1000), 52_500_500),
+        ("xai", "grok-4.6", Usage(input_tokens=199_999), 399_998_000),
+        ("xai", "grok-4.6", Usage(input_tokens=200_000), 800_000_000),
+        ("qwen-api", "qwen3-max", Usage(input_tokens=32_000, output_tokens=1000), 44_400_000),
+        ("qwen-api", "qwen3-max", Usage(input_tokens=32_001, output_tokens=1000), 88_802_400),
+        ("qwen-api", "qwen3-max", Usage(input_tokens=128_001, cache_write_tokens=128_001), 480_003_750),
+        ("qwen-api", "qwen3.7-plus", Usage(input_tokens=256_001, output_tokens=1000), 312_001_200),
+        ("vertex", "gemini-2.5-pro", Usage(input_tokens=200_001, output_tokens=1000), 515_002_500),
         ("xai", "grok-4.3", Usage(input_tokens=1000, output_tokens=1000), 3_750_000),
         ("groq", "whisper-large-v3", Usage(audio_ms=60_000), 1_850_000),
         ("groq", "whisper-large-v3", Usage(audio_ms=1), 308_334),
@@ -254,6 +267,82 @@ def test_writing_to_anthropics_cache_is_booked_dearer_than_input(catalogue: dict
     assert prices
     assert all(price.cache_write_nano_per_mtok == price.input_nano_per_mtok * 5 // 4 for price in prices)
     assert all(price.cache_write_1h_nano_per_mtok == price.input_nano_per_mtok * 2 for price in prices)
+
+
+def moment(day: int, clock: str, month: int = 11, year: int = 2026) -> float:
+    hours, minutes = map(int, clock.split(":"))
+    return datetime(year, month, day, hours, minutes, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id", "moment_s", "nano_usd"),
+    [
+        ("deepseek", "deepseek-v4-pro", moment(20, "00:59"), 660_000),  # a Friday
+        ("deepseek", "deepseek-v4-pro", moment(20, "01:00"), 1_320_000),
+        ("deepseek", "deepseek-v4-pro", moment(20, "09:59"), 1_320_000),
+        ("deepseek", "deepseek-v4-pro", moment(20, "10:00"), 660_000),
+        ("deepseek", "deepseek-v4-pro", moment(21, "01:00"), 660_000),
+        ("deepseek", "deepseek-flash", moment(22, "23:59"), 150_000),
+        ("gemini", "gemini-3.8-flash", moment(31, "23:59", 12), 750_000),
+        ("gemini", "gemini-3.8-flash", moment(1, "00:00", 1, 2027), 1_500_000),
+    ],
+)
+def test_a_price_depends_on_the_time_where_the_vendors_does(
+    catalogue: dict[str, Provider], name: str, model_id: str, moment_s: float, nano_usd: int
+) -> None:
+    price = catalogue[name].models[model_id].price
+    assert price is not None
+    assert cost_nano_usd(Usage(input_tokens=1000), price.during(moment_s, moment_s)) == nano_usd
+
+
+def test_off_peak_is_half_of_everything(catalogue: dict[str, Provider]) -> None:
+    prices = [model.price for model in catalogue["deepseek"].models.values()]
+    usage = Usage(input_tokens=10**6, cache_read_tokens=10**5, output_tokens=10**5)
+    assert len(prices) == 3
+    for price in prices:
+        assert price is not None
+        assert price.cheaper is not None
+        assert cost_nano_usd(usage, price.cheaper) * 2 == cost_nano_usd(usage, price)
+
+
+def test_openais_models_cost_the_same_by_either_api(catalogue: dict[str, Provider]) -> None:
+    chat, responses = catalogue["openai"].models, catalogue["openai-responses"].models
+    assert len(responses) == 10
+    for model_id, model in responses.items():
+        other = chat[model_id]
+        assert (model.price, model.context_tokens, model.max_output_tokens) == (
+            other.price, other.context_tokens, other.max_output_tokens,
+        )  # fmt: skip
+        assert model.capabilities - other.capabilities == {Capability.TOOLS}
+
+
+@pytest.mark.parametrize(
+    ("name", "model_ids"),
+    [
+        ("qwen-api", {"qwen3.7-max", "qwen3.7-plus", "qwen3-max", "qwen3-coder-plus", "qwen-flash"}),
+        ("vertex", {"gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite"}),
+    ],
+)
+def test_priced_is_only_what_costs_the_same_with_thoughts_and_everywhere(
+    catalogue: dict[str, Provider], name: str, model_ids: set[str]
+) -> None:
+    assert {model.model_id for model in catalogue[name].models.values() if model.price is not None} == model_ids
+
+
+def test_alibabas_cache_costs_a_share_of_the_input_at_every_length(catalogue: dict[str, Provider]) -> None:
+    prices = [model.price for model in catalogue["qwen-api"].models.values() if model.price is not None]
+    tiers = [price.at(above + 1) for price in prices for above in (0, *(tier.above_tokens for tier in price.longer))]
+    assert len(tiers) == 12
+    assert all(tier.cache_read_nano_per_mtok == tier.input_nano_per_mtok // 5 for tier in tiers)
+    written = [(tier.cache_write_nano_per_mtok or 0) / tier.input_nano_per_mtok for tier in tiers]
+    assert written == pytest.approx([1.25] * 12, rel=0.01)  # lists round qwen-flash's
+
+
+def test_mistrals_cached_tokens_cost_a_tenth(catalogue: dict[str, Provider]) -> None:
+    chat = [model for model in catalogue["mistral"].models.values() if Capability.EMBEDDINGS not in model.capabilities]
+    prices = [model.price for model in chat if model.price is not None]
+    assert prices
+    assert all(price.cache_read_nano_per_mtok == price.input_nano_per_mtok // 10 for price in prices)
 
 
 @pytest.mark.parametrize("name", ["qwen-api", "siliconflow"])

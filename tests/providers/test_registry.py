@@ -294,6 +294,43 @@ def test_a_wrong_price_is_named_with_its_line(lines: str, line: int, key: str, p
     assert error_of(PRICED + lines) == f'acme.toml:{line}: models."m-1.5".price.{key}: {problem}'
 
 
+NIGHT = "cheaper = { peaks = ['01:00-04:00'], "
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "problem"),
+    [
+        (NIGHT + "input = '1' }", "cheaper.output", "missing"),
+        (NIGHT + "input = '1', output = '1', above = 1 }", "cheaper.above", "unknown key (known here: days, input, "),
+        (NIGHT + "input = '1', output = '3' }", "cheaper", "output would cost more than at other times"),
+        (NIGHT + "input = '1', output = '1', days = ['x'] }", "cheaper.days", "must be an array of dates"),
+        ("cheaper = { input = '1', output = '1' }", "cheaper", "needs peaks, like 01:00-04:00, or until"),
+        ("cheaper = { peaks = ['x'], input = '1', output = '1' }", "cheaper", "'x' must be hours of a day (UTC), like"),
+        (
+            "longer = [{ above = 9, input = '3', output = '3' }]\n" + NIGHT + "input = '1', output = '1' }",
+            "cheaper", "a price that depends on the prompt's length cannot depend on the time too",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_cheaper_price_is_named_with_its_line(lines: str, key: str, problem: str) -> None:
+    line = 10 + lines.count("\n")
+    told = error_of(PRICED + f"input = '1'\noutput = '2'\n{lines}\n")
+    assert told.startswith(f'acme.toml:{line}: models."m-1.5".price.{key}: {problem}')
+
+
+def test_a_price_may_be_cheaper_at_times_and_until_a_day() -> None:
+    text = (
+        "input = '2'\noutput = '4'\nrequest = '0.5'\n"
+        + NIGHT
+        + "weekends = true, until = 1970-01-03, input = '1', output = '2' }\n"
+    )
+    price = parse(PRICED + text, "acme.toml").models["m-1.5"].price
+    assert price is not None
+    hours = {hour: price.during(hour * 3600, hour * 3600).input_nano_per_mtok // USD for hour in (0, 1, 3, 4, 25, 48)}
+    assert hours == {0: 1, 1: 2, 3: 2, 4: 1, 25: 2, 48: 2}
+    assert price.during(0, 0).request_nano == price.request_nano == USD // 2
+
+
 @pytest.mark.parametrize("told", ["", 'source = "s"\n', "verified_on = 2026-07-02\n"])
 def test_a_price_without_a_source_and_a_date_is_refused(told: str) -> None:
     text = LEAST + told + '[models.m.price]\ninput = "1"\noutput = "2"\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -149,6 +150,20 @@ async def test_a_price_that_rises_is_read_as_it_was_written(pool: AsyncEngine) -
     price = (await load(pool)).prices["lab/a"]
     assert (price.audio_nano_per_mtok, price.at(200_000).input_nano_per_mtok) == (2_000_000_000, 1_250_000_000)
     assert (price.at(200_001).output_nano_per_mtok, price.at(200_001).audio_nano_per_mtok) == (15_000_000_000, 3_000_000_000)
+    assert (await put(pool, prices={"lab/a": entry})).lines == []
+
+
+async def test_a_price_that_depends_on_the_time_is_read_as_it_was_written(pool: AsyncEngine) -> None:
+    cheaper = {"peaks": ["01:00-04:00"], "weekends": True, "days": [date(2027, 1, 1)], "input": "0.5", "output": "1"}
+    entry = {"input": "1", "output": "2", "request": "0.01", "cheaper": cheaper}
+    await put(pool, prices={"lab/a": entry})
+    price = (await load(pool)).prices["lab/a"]
+    hour_s = 3600  # 1970-01-01 was a Thursday
+    assert price.during(2 * hour_s, 2 * hour_s) is price
+    for moment_s in (5 * hour_s, ((date(2027, 1, 1) - date(1970, 1, 1)).days * 24 + 2) * hour_s):
+        then = price.during(moment_s, moment_s)
+        assert (then.input_nano_per_mtok, then.output_nano_per_mtok) == (500_000_000, 1_000_000_000)
+        assert then.request_nano == price.request_nano == 10_000_000
     assert (await put(pool, prices={"lab/a": entry})).lines == []
 
 

@@ -280,6 +280,13 @@ USAGE_REPORTS: dict[str, tuple[dict[str, Any], Usage]] = {
         },
         Usage(input_tokens=100, output_tokens=5, cache_read_tokens=30, cache_write_tokens=40, audio_input_tokens=20),
     ),
+    "alibaba, its cache asked for": (
+        {
+            "prompt_tokens": 2000, "completion_tokens": 5, "total_tokens": 2005,
+            "prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 1500, "cache_type": "ephemeral"},
+        },
+        Usage(input_tokens=2000, output_tokens=5, cache_write_tokens=1500),
+    ),
     "deepseek": (
         {
             "prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105,
@@ -423,7 +430,8 @@ ODD_COUNTS = (
     | st.integers(0, 50)
 )  # fmt: skip
 ODD_DETAILS = ODD_COUNTS | st.dictionaries(
-    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens"]), ODD_COUNTS
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "cache_creation_input_tokens", "reasoning_tokens", "audio_tokens"]),
+    ODD_COUNTS,
 )
 ODD_REPORTS = st.fixed_dictionaries(
     {},
@@ -453,7 +461,7 @@ def test_a_plain_report_reads_the_same_as_one_with_a_field_more(prompt: int, mad
     """The first is decoded by type, the second looked at slowly."""
     plain = {
         "prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
-        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": thought},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": thought, "cache_creation_input_tokens": made},
         "completion_tokens_details": {"reasoning_tokens": thought},
     }  # fmt: skip
     assert read_usage(json.dumps(plain).encode()) == read_usage(json.dumps(plain | {"cached_tokens": -1}).encode())

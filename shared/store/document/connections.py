@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from shared.domain.catalogue import Capability, DataPolicy
 from shared.domain.health import ProfileKind
 from shared.domain.money import Price
+from shared.domain.times import Times, read_times
 from shared.domain.upstream_limits import Queue, Quota, QuotaUnit, UpstreamLimits, Window
 from shared.store.document.fields import (
     DropParams,
@@ -50,6 +52,42 @@ class TierEntry(Strict):
         )
 
 
+class CheaperEntry(Strict):
+    """The price at cheaper times, in USD per million tokens: outside `peaks` (hours of the day, UTC; none on weekends or
+    `days` if so), before the day `until`."""
+
+    peaks: tuple[str, ...] = ()
+    weekends: bool = False
+    days: tuple[date, ...] = ()
+    until: date | None = None
+    input: NanoUsd
+    output: NanoUsd
+    cache_read: NanoUsd | None = None
+    cache_write: NanoUsd | None = None
+    cache_write_1h: NanoUsd | None = None
+    reasoning: NanoUsd | None = None
+    audio: NanoUsd | None = None
+
+    @model_validator(mode="after")
+    def _is_some_time(self) -> CheaperEntry:
+        self.times()
+        return self
+
+    def times(self) -> Times:
+        return read_times(self.peaks, weekends=self.weekends, days=self.days, until=self.until)
+
+    def cheaper(self) -> Price:
+        return Price(
+            input_nano_per_mtok=self.input,
+            output_nano_per_mtok=self.output,
+            cache_read_nano_per_mtok=self.cache_read,
+            cache_write_nano_per_mtok=self.cache_write,
+            cache_write_1h_nano_per_mtok=self.cache_write_1h,
+            reasoning_nano_per_mtok=self.reasoning,
+            audio_nano_per_mtok=self.audio,
+        )
+
+
 class PriceEntry(Strict):
     """USD per million tokens, `request` in USD per call, `minute` in USD per minute of sound."""
 
@@ -61,6 +99,7 @@ class PriceEntry(Strict):
     reasoning: NanoUsd | None = None
     audio: NanoUsd | None = None
     longer: tuple[TierEntry, ...] = ()
+    cheaper: CheaperEntry | None = None
     request: NanoUsd = 0
     minute: NanoUsd = 0
     least_seconds: Annotated[int, Field(ge=0, le=3_600)] = 0
@@ -73,10 +112,11 @@ class PriceEntry(Strict):
         above = [tier.above for tier in self.longer]
         if above != sorted(set(above)):
             raise ValueError("the tiers of longer must rise: each above more tokens than the one before")
+        self.price("")
         return self
 
     def price(self, version: str) -> Price:
-        return Price(
+        price = Price(
             input_nano_per_mtok=self.input or 0,
             output_nano_per_mtok=self.output or 0,
             cache_read_nano_per_mtok=self.cache_read,
@@ -90,6 +130,7 @@ class PriceEntry(Strict):
             audio_nano_per_mtok=self.audio,
             longer=tuple(tier.tier() for tier in self.longer),
         )
+        return price if self.cheaper is None else price.with_cheaper(self.cheaper.cheaper(), self.cheaper.times())
 
 
 class ModelEntry(Strict):

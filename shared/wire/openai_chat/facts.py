@@ -286,9 +286,10 @@ def _error_object(refusal: Refusal) -> bytes:
 def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     """Usage from a `usage` object of OpenAI or one of its imitators; None when it has no believable counts.
 
-    Cached tokens: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`, Moonshot's `cached_tokens`. Reasoning tokens
-    that are not within the output (xAI) are added to it: the total tells. No provider's number makes a count negative
-    or larger than MAX_TOKENS.
+    Cached tokens: OpenAI's details, DeepSeek's `prompt_cache_hit_tokens`, Moonshot's `cached_tokens`. Written to a
+    cache: `cache_write_tokens` or Alibaba's `cache_creation_input_tokens`, in the details. Reasoning tokens that are not
+    within the output (xAI) are added to it: the total tells. No provider's number makes a count negative or larger than
+    MAX_TOKENS.
     """
     try:
         plain = _plain(raw)
@@ -325,7 +326,7 @@ def read_usage(raw: bytes | msgspec.Raw) -> Usage | None:
         input_tokens=given,
         output_tokens=made,
         cache_read_tokens=cached,
-        cache_write_tokens=min(_tokens(details, "cache_write_tokens") or 0, given - cached),
+        cache_write_tokens=min(_written(details), given - cached),
         reasoning_tokens=min(reasoning, made),
         audio_input_tokens=min(_tokens(details, "audio_tokens") or 0, given),
     )
@@ -337,6 +338,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
     cache_write_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
     audio_tokens: Count | None = None
 
 
@@ -363,7 +365,7 @@ _plain = msgspec.json.Decoder(_Plain).decode
 def _usage_of(plain: _Plain) -> Usage:
     details, made = plain.prompt_tokens_details, plain.completion_tokens_details
     cached = min((details.cached_tokens if details is not None else 0) or 0, plain.prompt_tokens)
-    written = (details.cache_write_tokens if details is not None else 0) or 0
+    written = 0 if details is None else details.cache_write_tokens or details.cache_creation_input_tokens or 0
     reasoning = (made.reasoning_tokens if made is not None else 0) or 0
     return Usage(
         input_tokens=plain.prompt_tokens,
@@ -373,6 +375,10 @@ def _usage_of(plain: _Plain) -> Usage:
         reasoning_tokens=min(reasoning, plain.completion_tokens),
         audio_input_tokens=0 if details is None else min(details.audio_tokens or 0, plain.prompt_tokens),
     )
+
+
+def _written(details: object) -> int:
+    return _tokens(details, "cache_write_tokens") or _tokens(details, "cache_creation_input_tokens") or 0
 
 
 def _tokens(report: object, name: str) -> int | None:
