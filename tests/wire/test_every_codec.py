@@ -165,7 +165,7 @@ def comparable(reply: Reply, wire_format: WireFormat) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("wire_format", BOTH)
 @given(reply=replies())
-@settings(max_examples=150 * TIMES, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 def test_a_whole_answer_survives_its_own_format(wire_format: WireFormat, reply: Reply) -> None:
     COUNTS[ANSWERS] += 1
     decoded = PROVIDERS[wire_format].decode_reply(FORMATS[wire_format].encode_reply(reply, STAMP))
@@ -174,7 +174,7 @@ def test_a_whole_answer_survives_its_own_format(wire_format: WireFormat, reply: 
 
 @pytest.mark.parametrize("wire_format", BOTH)
 @given(reply=replies(), pieces=SIZES, cuts=SIZES)
-@settings(max_examples=150 * TIMES, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 def test_a_stream_survives_its_own_format_however_it_is_cut(
     wire_format: WireFormat, reply: Reply, pieces: list[int], cuts: list[int]
 ) -> None:
@@ -196,7 +196,7 @@ def test_a_stream_survives_its_own_format_however_it_is_cut(
 @pytest.mark.parametrize("quirks", QUIRKS)
 @pytest.mark.parametrize("wire_format", sorted(PROVIDERS))
 @given(call=calls())
-@settings(max_examples=100 * TIMES, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_every_call_is_encoded_or_refused_by_name(wire_format: WireFormat, quirks: Quirks, call: Call) -> None:
     COUNTS[REQUESTS] += 1
     try:
@@ -209,7 +209,7 @@ def test_every_call_is_encoded_or_refused_by_name(wire_format: WireFormat, quirk
 
 @pytest.mark.parametrize("wire_format", sorted(FORMATS))
 @given(body=st.dictionaries(KEYS, SHAPED, max_size=6))
-@settings(max_examples=300 * TIMES, deadline=None)
+@settings(max_examples=150 * TIMES, deadline=None)
 def test_any_body_is_understood_or_refused(wire_format: WireFormat, body: dict[str, Any]) -> None:
     COUNTS[BODIES] += 1
     try:
@@ -220,7 +220,7 @@ def test_any_body_is_understood_or_refused(wire_format: WireFormat, body: dict[s
 
 @pytest.mark.parametrize("wire_format", sorted(PROVIDERS))
 @given(answer=SHAPED, junk=st.binary(max_size=200))
-@settings(max_examples=200 * TIMES, deadline=None)
+@settings(max_examples=120 * TIMES, deadline=None)
 def test_any_answer_is_understood_or_malformed(wire_format: WireFormat, answer: Any, junk: bytes) -> None:
     half = PROVIDERS[wire_format]
     for body in (orjson.dumps(answer), junk):
