@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from shared.domain.health import PROFILES, Profile, ProfileKind
-from shared.domain.money import Price
+from shared.domain.money import MTOK, Price
 from shared.domain.upstream_limits import UpstreamLimits
 
 API_VERSION = re.compile(r"[A-Za-z0-9.-]{1,64}")
@@ -252,6 +252,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """`prefix/model-id`, as clients, logs and the ledger say it."""
     data_policy: DataPolicy = DataPolicy()
     """The connection's, and what that leaves open the provider's."""
+    rates: tuple[int, int, int] | None = None
+    """What a million input tokens, a million output tokens and a million calls cost, where that is the same for every length of
+    prompt."""
 
     @property
     def schema_by_tool(self) -> bool:
@@ -274,5 +277,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "key", f"{self.connection.connection_id}/{self.model.model_id}")
         prefix = self.connection.prefix
         msgspec.structs.force_setattr(self, "name", f"{prefix}/{self.model.model_id}" if prefix else self.model.model_id)
+        price = self.model.price
+        if price is not None and not price.longer:
+            rates = (price.input_nano_per_mtok, price.output_nano_per_mtok, price.request_nano * MTOK)
+            msgspec.structs.force_setattr(self, "rates", rates)
         own, general = self.connection.data_policy, self.provider.data_policy
         msgspec.structs.force_setattr(self, "data_policy", general if own is None else own.over(general))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import log
 from statistics import median
+from typing import cast
 
 import msgspec
 
@@ -30,6 +31,7 @@ UNKNOWN = float("inf")
 FOREVER_S = 1e9
 """Longer than any clock of a node's runs: one call in flight more weighs more than any time since the last use."""
 
+Rates = tuple[int, int, float]
 Order = tuple[list[int], Mapping[int, float]]
 
 
@@ -209,17 +211,18 @@ def expected_costs(deployments: Sequence[Deployment], needs: Needs) -> list[floa
     """What the call is likely to cost at each, in millionths of a nano-USD; infinite where the price is unknown."""
     given = needs.input_tokens
     made = TYPICAL_OUTPUT_TOKENS if needs.output_tokens is None else min(needs.output_tokens, TYPICAL_OUTPUT_TOKENS)
-    prices = [each.model.price for each in deployments]
-    return [
-        UNKNOWN
-        if price is None
-        else float(
-            given * (paid := price.at(given) if price.longer else price).input_nano_per_mtok
-            + made * paid.output_nano_per_mtok
-            + price.request_nano * MTOK
-        )
-        for price in prices
-    ]
+    rates: list[tuple[int, int, float] | None] = [each.rates for each in deployments]
+    known = [each.rates or _rates(each, given) for each in deployments] if None in rates else cast(list[Rates], rates)
+    return [given * into + made * out + call for into, out, call in known]
+
+
+def _rates(deployment: Deployment, given: int) -> Rates:
+    """`Deployment.rates` where they depend on the length of the prompt, or are not known."""
+    price = deployment.model.price
+    if price is None:
+        return 0, 0, UNKNOWN
+    paid = price.at(given)
+    return paid.input_nano_per_mtok, paid.output_nano_per_mtok, price.request_nano * MTOK
 
 
 def _median_ttft_s(members: Members, inputs: Inputs) -> float:
