@@ -15,6 +15,7 @@ Rules that every codec keeps:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -63,6 +64,10 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     """No text: the provider gave only the signed, encrypted form."""
     item_id: str | None = None
     """OpenAI Responses' id of a reasoning item."""
+
+    def proves(self, origin: str) -> bool:
+        """Whether that provider family takes it back."""
+        return self.signature is not None and self.origin == origin
 
 
 def qualified(name: str, namespace: str | None) -> str:
@@ -250,6 +255,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     def named(self, field: str) -> str:
         return self.names.get(field, field)
+
+    def unheard(self, sent: Callable[[Thinking], object]) -> list[str]:
+        """What the client calls the reasoning that it sends back, if not all of it is `sent` to the provider."""
+        lost = any(isinstance(part, Thinking) and not sent(part) for turn in self.turns for part in turn.parts)
+        return [self.named("thoughts")] if lost else []
 
 
 class Stop(StrEnum):

@@ -191,6 +191,44 @@ def test_each_kind_of_loss_is_named_once_in_the_clients_words() -> None:
     assert bridge.dropped == ["messages[].content[]:odd_kind__x__y", "messages[].content[].context", "cache_control"]
 
 
+SIGNED = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}
+ENCRYPTED = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
+GOOGLES = {"role": "model", "parts": [{"text": "Hm.", "thought": True, "thoughtSignature": "CsQB"}, {"text": "so"}]}
+ASKED: Values = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+THOUGHTS: list[tuple[WireFormat, Values, str, set[WireFormat]]] = [
+    (CHAT, replayed(reasoning_content="Hm."), "messages[].reasoning_content", set()),
+    (CHAT, replayed(reasoning="Hm."), "messages[].reasoning", set()),
+    (CHAT, replayed({"type": "thinking", "thinking": [TEXT]}, TEXT), "messages[].content[]:thinking", set()),
+    (MESSAGES, replayed(SIGNED, TEXT) | ASKED, "messages[].content[]:thinking", {MESSAGES, BEDROCK}),
+    (MESSAGES, replayed(SIGNED, TEXT), "messages[].content[]:thinking", {BEDROCK}),
+    (RESPONSES, items(more=(ENCRYPTED, {"role": "assistant", "content": "so"})), "input[]:reasoning", {RESPONSES}),
+    (GEMINI, {"contents": [GOOGLES, *google()["contents"]]}, "contents[].parts[].thought", {GEMINI}),
+    (COHERE, replayed({"type": "thinking", "thinking": "Hm."}, TEXT), "messages[].content[]:thinking", set()),
+    (COHERE, replayed(tool_plan="Hm."), "messages[].tool_plan", set()),
+]  # fmt: skip
+"""Reasoning that the client sends back: what it is called, and who takes it."""
+
+
+@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+@pytest.mark.parametrize(("client", "body", "name", "takers"), THOUGHTS)
+def test_reasoning_that_a_provider_is_not_sent_is_named(
+    client: WireFormat, body: Values, name: str, takers: set[WireFormat], provider: WireFormat
+) -> None:
+    bridge = Translated(client, provider, model_id="anthropic.claude-sonnet-4-20250514-v1:0", max_output_tokens=64_000)
+    sent = bridge.sent(body, model="lab/m", stream=False) if client is GEMINI else bridge.sent(body)
+    assert (name in bridge.dropped) is (provider not in takers)
+    held = orjson.dumps(sent)
+    assert any(mark in held for mark in (b"Hm.", b"gAAA")) is (provider in takers)
+
+
+def test_reasoning_that_a_chat_provider_wants_back_is_not_named() -> None:
+    for field in ("reasoning_content", "reasoning_details"):
+        bridge = Translated(MESSAGES, CHAT, replay_reasoning=field)
+        sent = bridge.sent(replayed(SIGNED, TEXT))
+        assert bridge.dropped == []
+        assert sent["messages"][1][field]
+
+
 def test_what_says_nothing_is_not_named() -> None:
     """As OpenAI's SDK replays an answer."""
     bridge = Translated(CHAT, MESSAGES)

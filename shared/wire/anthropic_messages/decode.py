@@ -43,7 +43,10 @@ NATIVE = frozenset(
 )  # fmt: skip
 BILLING = "x-anthropic-billing-header:"
 """Claude Code's first system block, meant for Anthropic alone; it changes from call to call and breaks others' caches."""
-NAMES = {"stop": "stop_sequences", "turns": "messages", "reasoning": "thinking", "output": "output_config", "user": "metadata"}
+NAMES = {
+    "stop": "stop_sequences", "turns": "messages", "reasoning": "thinking", "output": "output_config", "user": "metadata",
+    "thoughts": "messages[].content[]:thinking",
+}  # fmt: skip
 
 
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:

@@ -74,6 +74,7 @@ class _Encoder:
         if system:
             body["system"] = system
         body["messages"] = self.messages(thinking)
+        self.dropped += call.unheard(lambda part: thinking and part.proves("anthropic"))
         self.tools(body)
         self.sampling(body, thinking)
         self.config(body, thinking)
@@ -122,7 +123,7 @@ class _Encoder:
             case ToolResult():
                 return self.result(part)
             case Thinking():
-                if part.signature is None or part.origin != "anthropic" or not thinking:
+                if not thinking or not part.proves("anthropic"):
                     return None
                 if part.redacted:
                     return {"type": "redacted_thinking", "data": part.signature}

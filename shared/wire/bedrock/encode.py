@@ -55,6 +55,7 @@ class _Encoder:
         if call.choices > 1:
             raise one_choice_only(call)
         body: dict[str, Any] = {"messages": self.messages()}
+        self.dropped += call.unheard(lambda part: self.claude and part.proves("anthropic"))
         system = [block for part in call.system if part.text.strip() for block in _marked({"text": part.text}, part.cache)]
         if call.output is not None and call.output.kind == "json":
             system.append({"text": JSON_ONLY})
@@ -99,7 +100,7 @@ class _Encoder:
             case ToolResult():
                 return _marked({"toolResult": self.result(part)}, part.cache)
             case Thinking():
-                if part.signature is None or part.origin != "anthropic" or not self.claude:
+                if not self.claude or not part.proves("anthropic"):
                     return []
                 if part.redacted:
                     return [{"reasoningContent": {"redactedContent": part.signature}}]

@@ -34,12 +34,14 @@ NATIVE = frozenset({"citation_options", "safety_mode", "strict_tools", "raw_prom
 NAMES = {
     "turns": "messages", "system": "messages", "top_p": "p", "top_k": "k", "stop": "stop_sequences",
     "output": "response_format", "reasoning": "thinking", "choices": "n",
+    "thoughts": "messages[].content[]:thinking",
 }  # fmt: skip
 
 
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:
     """Raises Refused, naming the field."""
-    turns = [turn for path, message in fields.tables(values, "messages") for turn in _turn(message, path)]
+    messages = fields.tables(values, "messages")
+    turns = [turn for path, message in messages for turn in _turn(message, path)]
     system, rest = lead(turns)
     documents = fields.array(values, "documents")
     if documents:
@@ -66,7 +68,7 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
         format="cohere",
         native={name: value for name, value in values.items() if name in NATIVE and value is not None},
         extra={name: value for name, value in values.items() if name not in HUB and name not in NATIVE},
-        names=NAMES,
+        names=NAMES | ({"thoughts": "messages[].tool_plan"} if any(raw.get("tool_plan") for _, raw in messages) else {}),
     )
 
 

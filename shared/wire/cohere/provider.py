@@ -77,6 +77,7 @@ def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
     _answer(call, model, body)
     if call.stream:
         body["stream"] = True
+    dropped += call.unheard(lambda part: False)
     dropped += [call.named(name) for name in UNSPEAKABLE if getattr(call, name) is not None]
     if call.format == "cohere":
         body.update(call.native)

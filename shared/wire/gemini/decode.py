@@ -45,7 +45,7 @@ NAMES = {
     "choices": f"{AT}candidateCount", "temperature": f"{AT}temperature", "top_p": f"{AT}topP", "top_k": f"{AT}topK",
     "seed": f"{AT}seed", "presence_penalty": f"{AT}presencePenalty", "frequency_penalty": f"{AT}frequencyPenalty",
     "logprobs": f"{AT}responseLogprobs", "output": f"{AT}responseSchema", "reasoning": f"{AT}thinkingConfig",
-    "tool_choice": "toolConfig",
+    "tool_choice": "toolConfig", "thoughts": "contents[].parts[].thought",
 }  # fmt: skip
 
 

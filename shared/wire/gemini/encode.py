@@ -44,6 +44,7 @@ class _Encoder:
         config = self.config()
         if config:
             body["generationConfig"] = config
+        self.dropped += call.unheard(lambda part: part.proves("gemini") and part.text)
         self.dropped += [call.named(name) for name in UNSPEAKABLE if getattr(call, name) is not None]
         if call.format == "gemini":
             self.native(body)
@@ -91,7 +92,7 @@ class _Encoder:
                 return [self.media(part)]
             case ToolResult():
                 return [self.result(part), *(self.media(inner) for inner in result_media(part))]
-            case Thinking() if part.origin == "gemini" and part.signature and part.text:
+            case Thinking() if part.proves("gemini") and part.text:
                 return [{"text": part.text, "thought": True, "thoughtSignature": part.signature}]
         return []
 

@@ -49,9 +49,15 @@ FORMATS = {"anthropic-claude-v1": "anthropic", "google-gemini-v1": "gemini", "op
 """OpenRouter's names in `reasoning_details[].format` → whose signature it is."""
 
 
+REPLAYED = ("reasoning_details", "reasoning_content", "reasoning")
+"""Where clients send reasoning back, in the order in which it is read."""
+
+
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:
     """Raises Refused, naming the field."""
-    turns = _turns(fields.tables(values, "messages"))
+    messages = fields.tables(values, "messages")
+    replayed = [name for name in REPLAYED if any(raw.get(name) for _, raw in messages)]
+    turns = _turns(messages)
     system, rest = lead(turns)
     options = fields.table(values, "stream_options") or {}
     asked = fields.text(values, "model") or model or ""
@@ -93,6 +99,7 @@ def decode_call(values: Values, *, model: str | None = None, stream: bool | None
             "reasoning": "reasoning" if "reasoning" in values else "reasoning_effort",
             "turns": "messages",
             "system": "messages",
+            "thoughts": f"messages[].{replayed[0] if replayed else 'content[]:thinking'}",
         },
     )
 

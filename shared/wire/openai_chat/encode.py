@@ -60,6 +60,8 @@ class _Encoder:
         self.quirky(body)
         if self.quirks.tidied:
             self.tidy(body)
+        replayed = self.quirks.replay_reasoning
+        self.dropped += self.call.unheard(lambda part: replayed == "reasoning_details" or (replayed and part.text))
         dropped = tuple(dict.fromkeys(self.dropped))
         return Encoded(body=orjson.dumps(body), dropped=dropped, names=self.names.back)
 

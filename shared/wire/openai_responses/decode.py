@@ -46,7 +46,10 @@ HARMLESS = frozenset({"store", "include", "client_metadata", "stream_options", "
 """Housekeeping: nothing of the answer is lost without it, so it is not listed as dropped. `_unserved` lists what is."""
 SERVED = frozenset({"reasoning.encrypted_content", "message.output_text.logprobs"})
 """Of `include`: what answers hold."""
-NAMES = {"max_tokens": "max_output_tokens", "turns": "input", "system": "instructions", "output": "text.format", "choices": "n"}
+NAMES = {
+    "max_tokens": "max_output_tokens", "turns": "input", "system": "instructions", "output": "text.format", "choices": "n",
+    "thoughts": "input[]:reasoning",
+}  # fmt: skip
 
 
 def decode_call(values: Values, *, model: str | None = None, stream: bool | None = None) -> Call:

@@ -36,6 +36,7 @@ class _Encoder:
         if instructions:
             body["instructions"] = instructions
         body["input"] = [item for turn in paired(call.turns) for item in self.items(turn)]
+        self.dropped += call.unheard(lambda part: part.proves("openai"))
         self.tools(body)
         self.rest(body)
         for name in self.quirks.drop:
@@ -63,7 +64,7 @@ class _Encoder:
                     items.append(self.tool_call(part))
                 case ToolResult():
                     items.append(self.result(part))
-                case Thinking() if part.origin == "openai" and part.signature is not None:
+                case Thinking() if part.proves("openai"):
                     summary = [{"type": "summary_text", "text": part.text}] if part.text else []
                     item = {"type": "reasoning", "summary": summary, "encrypted_content": part.signature}
                     items.append(item | ({"id": part.item_id} if part.item_id else {}))
