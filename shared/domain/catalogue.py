@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -208,6 +208,15 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     verified_on: str = ""
 
+    def policy_at(self, base_url: str) -> DataPolicy:
+        """What the vendor says of calls to this URL: of one outside the domain of its own it says nothing, whoever is there."""
+        home = _domain(self.base_url or "")
+        return self.data_policy if not (home and base_url) or _domain(base_url) == home else DataPolicy()
+
+
+def _domain(url: str) -> str:
+    return ".".join((urlsplit(url).hostname or "").split(".")[-2:])
+
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """One credential (account) at a provider. Its secret stays sealed here; `upstream/credentials.py` opens it.
@@ -251,7 +260,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     """`prefix/model-id`, as clients, logs and the ledger say it."""
     data_policy: DataPolicy = DataPolicy()
-    """The connection's, and what that leaves open the provider's."""
+    """The connection's, and what that leaves open the provider's at this base URL."""
     rates: tuple[int, int, int] | None = None
     """What a million input tokens, a million output tokens and a million calls cost, where that is the same for every length of
     prompt."""
@@ -281,5 +290,5 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if price is not None and not price.longer:
             rates = (price.input_nano_per_mtok, price.output_nano_per_mtok, price.request_nano * MTOK)
             msgspec.structs.force_setattr(self, "rates", rates)
-        own, general = self.connection.data_policy, self.provider.data_policy
+        own, general = self.connection.data_policy, self.provider.policy_at(self.connection.base_url)
         msgspec.structs.force_setattr(self, "data_policy", general if own is None else own.over(general))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
-from shared.domain.catalogue import Auth, Capability, DataPolicy, Provider, WireFormat
+from shared.domain.catalogue import Auth, Capability, Connection, DataPolicy, Deployment, Model, Provider, WireFormat
 from shared.domain.money import cost_nano_usd
 from shared.domain.usage import Usage
 from shared.providers.registry import CATALOGUE, load
@@ -480,3 +481,29 @@ def test_demo_models_are_bounded_and_priced_so_that_budgets_can_be_tried(rehears
 def test_the_catalogue_holds_one_file_for_each_provider(catalogue: dict[str, Provider], rehearsed: dict[str, Provider]) -> None:
     assert sorted(path.stem for path in CATALOGUE.glob("*.toml")) == sorted({*catalogue, *rehearsed})
     assert set(BASE_URLS) <= set(catalogue)
+
+
+@pytest.mark.parametrize(
+    ("provider", "base_url", "known"),
+    [
+        ("openai", "https://api.openai.com/v1", True),
+        ("openai", "https://eu.api.openai.com/v1", True),
+        ("openai", "https://openai.com.example.net/v1", False),
+        ("openai", "https://proxy.example.net/v1", False),
+        ("openai", "http://127.0.0.1:9000/v1", False),
+        ("qwen-api", "https://dashscope.aliyuncs.com/compatible-mode/v1", True),
+        ("azure", "https://mine.openai.azure.com/openai/v1", True),
+        ("demo", "http://127.0.0.1:20127/v1", True),
+    ],
+)
+def test_a_policy_holds_in_the_vendors_own_domain(
+    catalogue: dict[str, Provider], provider: str, base_url: str, known: bool
+) -> None:
+    """Where a provider has no URL of its own, every connection names it."""
+    vendor, model = catalogue[provider], Model(model_id="m")
+    connection = Connection(connection_id="c", name="c", provider=provider, prefix="c", base_url=base_url)
+    deployment = Deployment(provider=vendor, connection=connection, model=model)
+    assert deployment.data_policy == (vendor.data_policy if known else DataPolicy())
+    contract = replace(connection, data_policy=DataPolicy(trains=False, region="eu"))
+    own = Deployment(provider=vendor, connection=contract, model=model)
+    assert (own.data_policy.trains, own.data_policy.region) == (False, "eu")
