@@ -254,6 +254,43 @@ def test_forced_and_single_tools() -> None:
     assert translated().sent(body(tools=[tool], tool_choice=named))["tool_choice"] == {"type": "tool", "name": "f"}
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+@pytest.mark.parametrize("provider", [WireFormat.ANTHROPIC_MESSAGES, WireFormat.BEDROCK])
+@pytest.mark.parametrize(
+    ("model", "able"), [("claude-sonnet-5-5", False), ("claude-opus-5-5", False), ("claude-fable-5-1", False),
+                        ("claude-haiku-5-5", True), ("claude-sonnet-5", True)],
+)  # fmt: skip
+def test_a_tool_is_not_forced_on_a_model_that_refuses_it(model: str, able: bool, provider: WireFormat, choice: Any) -> None:
+    bridge = Translated(WireFormat.OPENAI_CHAT, provider, model_id=f"anthropic.{model}", max_output_tokens=64_000)
+    given = body(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}], tool_choice=choice)
+    if able:
+        bridge.sent(given)
+        return
+    with pytest.raises(Refused) as caught:
+        bridge.sent(given)
+    assert (caught.value.refusal.status, caught.value.refusal.field) == (400, "tool_choice")
+    bridge.sent(given | {"tool_choice": "auto"})
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "dropped"),
+    [
+        ("claude-sonnet-5-5", {"type": "between_tools"}, []),
+        ("claude-haiku-5-5", {"type": "disabled"}, []),
+        ("claude-sonnet-5", {"type": "disabled"}, []),
+        ("claude-opus-5-5", None, ["reasoning_effort"]),
+        ("claude-fable-5-1", None, ["reasoning_effort"]),
+        (OLD, None, []),
+    ],
+)
+def test_thinking_is_turned_off_where_it_is_on_by_default(
+    model: str, thinking: dict[str, str] | None, dropped: list[str]
+) -> None:
+    bridge = translated(model)
+    assert bridge.sent(body(reasoning_effort="none")).get("thinking") == thinking
+    assert bridge.dropped == dropped
+
+
 def test_a_schema_is_asked_for_in_the_vendors_way() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": True}}
     made = translated().sent(body(response_format=wanted))

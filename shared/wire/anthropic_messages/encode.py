@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import orjson
 from msgspec.structs import replace
 
 from shared.domain.catalogue import Model, Quirks
+from shared.wire.anthropic_messages.claude import is_modern, quiet, require_unforced, takes_prefill, thinks_unasked
 from shared.wire.canonical import (
     Cache,
     Call,
@@ -28,9 +28,6 @@ from shared.wire.openai_chat.encode import one_choice_only
 from shared.wire.schema import closed
 from shared.wire.turns import Ids, Names, merged, paired
 
-MODERN = re.compile(r"claude-(?:opus-4-[78]|(?:opus|sonnet|haiku|fable|mythos)-[5-9])")
-"""Sampling parameters and thinking budgets are refused; thinking is adaptive (anthropics/skills claude-api, 2026-07)."""
-NO_PREFILL = re.compile(r"claude-(?:(?:opus|sonnet)-4-[6-9]|(?:opus|sonnet|haiku|fable|mythos)-[5-9])")
 DEFAULT_MAX_TOKENS = 4096
 LEAST_BUDGET = 1024
 MOST_BREAKPOINTS = 4
@@ -39,11 +36,6 @@ UNSPEAKABLE = (
     "seed", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "verbosity", "metadata", "prompt_cache_key",
 )  # fmt: skip
 """What Messages has no word for; its own convention for sampling hints is to do without (OpenRouter drops them, too)."""
-
-
-def takes_prefill(model: Model) -> bool:
-    """Whether a call may end with the beginning of the answer."""
-    return NO_PREFILL.search(model.model_id) is None
 
 
 def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
@@ -57,7 +49,7 @@ class _Encoder:
         self.dropped: list[str] = []
         self.names = Names(length=128)
         self.ids = Ids("a-zA-Z0-9_-", 64)
-        self.modern = MODERN.search(model.model_id) is not None
+        self.modern = is_modern(model)
 
     def encoded(self) -> Encoded:
         call = self.call
@@ -169,6 +161,7 @@ class _Encoder:
         call = self.call
         if not call.tools:
             return
+        require_unforced(call, self.model)
         body["tools"] = [self.tool(tool) for tool in call.tools]
         choice = call.tool_choice
         made: dict[str, Any] = {}
@@ -241,6 +234,11 @@ class _Encoder:
             else:
                 budget = asked.as_budget(self.max_tokens, LEAST_BUDGET) or LEAST_BUDGET
                 body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        elif asked is not None and asked.off and thinks_unasked(self.model):
+            if (kind := quiet(self.model)) is not None:
+                body["thinking"] = {"type": kind}
+            else:
+                self.dropped.append(call.named("reasoning"))
         if call.output is not None and call.output.kind == "schema":
             config["format"] = {"type": "json_schema", "schema": closed(call.output.schema or {"type": "object"})}
         if config:

@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from shared.domain.catalogue import Model, Quirks
-from shared.wire.anthropic_messages.encode import LEAST_BUDGET, MODERN, arguments_object
+from shared.wire.anthropic_messages.claude import is_modern, require_unforced
+from shared.wire.anthropic_messages.encode import LEAST_BUDGET, arguments_object
 from shared.wire.canonical import Cache, Call, Encoded, Media, Part, Text, Thinking, Tool, ToolCall, ToolResult, Turn
 from shared.wire.envelope import invalid_field
 from shared.wire.openai_chat.encode import one_choice_only
@@ -43,7 +44,7 @@ class _Encoder:
     def __init__(self, call: Call, model: Model) -> None:
         self.call, self.model = call, model
         self.claude = "anthropic" in model.model_id or "claude" in model.model_id
-        self.modern = MODERN.search(model.model_id) is not None
+        self.modern = is_modern(model)
         self.dropped: list[str] = []
         self.names = Names()
         self.ids = Ids("a-zA-Z0-9_-", 64)
@@ -133,6 +134,7 @@ class _Encoder:
 
     def tools(self, body: dict[str, Any]) -> None:
         """History with tool calls is refused without a toolConfig: what was called once is then listed as it was named."""
+        require_unforced(self.call, self.model)
         choice = self.call.tool_choice
         used = self.used_tools()
         if self.call.tools and choice is not None and choice.mode == "none" and used:
