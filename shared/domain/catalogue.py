@@ -80,16 +80,18 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     drop: tuple[str, ...] = ()
     """Top-level request fields that the provider refuses; removed, and listed in `x-waystation-dropped`."""
     message_drop: tuple[str, ...] = ()
-    """Fields of messages that the provider refuses (Groq: name); removed, and listed."""
+    """Fields of messages that the provider refuses (Groq: name; Perplexity: the detail of images); removed, and listed."""
     no_nulls: bool = False
     """Fields that are null are refused, in the body and in its messages (Groq). A null says nothing, so none is listed."""
     alternating: bool = False
-    """Two messages of one role in a row are refused (Perplexity): they become one."""
+    """Two messages of one role in a row are refused (Perplexity's Sonar API): they become one."""
     citations: bool = False
-    """Sources come beside the answer, in `citations` and `search_results` (Perplexity): Chat's clients get them as OpenAI's
-    annotations too."""
+    """Sources come beside the answer, in `citations` and `search_results` (Perplexity's Sonar API): Chat's clients get them as
+    OpenAI's annotations too."""
     rename: dict[str, str] = {}
     """Top-level request fields under another name, e.g. max_completion_tokens → max_tokens."""
+    response_format: bool = False
+    """A Responses API that takes a schema as Chat does, in `response_format`, and refuses `text` (Perplexity)."""
     stream_usage: bool = True
     """Whether `stream_options.include_usage` may be asked for."""
     usage_in_choice: bool = False
@@ -163,6 +165,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One model of a provider. `None` means unknown, which a hard budget refuses."""
 
     model_id: str
+    upstream: str = ""
+    """What the provider calls it now, where that is not its id here (Perplexity); empty: the same."""
     context_tokens: int | None = None
     max_output_tokens: int | None = None
     capabilities: frozenset[Capability] = frozenset({Capability.TEXT})
@@ -171,6 +175,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str | None = None
     price: Price | None = None
     params: Params = NO_PARAMS
+
+    @property
+    def sent_id(self) -> str:
+        """How a call names it to the provider."""
+        return self.upstream or self.model_id
 
 
 class RateHeaders(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,7 +287,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if "{" not in path:
             return path
         version = self.connection.api_version or self.provider.api_version
-        return path.replace("{model}", quote(self.model.model_id, safe="")).replace("{api_version}", version)
+        return path.replace("{model}", quote(self.model.sent_id, safe="")).replace("{api_version}", version)
 
     def __post_init__(self) -> None:
         params = self.provider.params.then(self.connection.params).then(self.model.params)

@@ -181,6 +181,7 @@ def _quirks(table: Table) -> Quirks:
         no_nulls=table.flag("no_nulls") is True,
         alternating=table.flag("alternating") is True,
         citations=table.flag("citations") is True,
+        response_format=table.flag("response_format") is True,
         continues=table.one_of("continues", ("", "turn", "prefix", "partial", "continue_final_message"), ""),
     )
     table.done()
@@ -212,6 +213,7 @@ def _models(table: Table, source: str, verified_on: str) -> dict[str, Model]:
         entry = table.table(model_id)
         models[model_id] = Model(
             model_id=model_id,
+            upstream=entry.optional_text("upstream") or "",
             context_tokens=entry.count("context_tokens", most=MAX_TOKENS_OF_A_MODEL),
             max_output_tokens=entry.count("max_output_tokens", most=MAX_TOKENS_OF_A_MODEL),
             capabilities=_capabilities(entry),

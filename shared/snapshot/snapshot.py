@@ -264,6 +264,7 @@ class Snapshot:
         if facts is not None:
             model = msgspec.structs.replace(
                 model,
+                upstream=model.upstream or facts.upstream,
                 context_tokens=model.context_tokens or facts.context_tokens,
                 max_output_tokens=model.max_output_tokens or facts.max_output_tokens,
                 capabilities=model.capabilities | facts.capabilities,

@@ -131,7 +131,7 @@ class JsonPassthrough(WholeAnswers):
     def request_body(
         self, envelope: Envelope, deployment: Deployment, call: ChatCall, output_cap: int | None
     ) -> tuple[bytes, list[str]]:
-        replace = {"model": orjson.dumps(deployment.model.model_id)}
+        replace = {"model": orjson.dumps(deployment.model.sent_id)}
         if call.stream and not call.include_usage and deployment.provider.quirks.stream_usage:
             replace["stream_options"] = b'{"include_usage":true}'
         if output_cap is not None and "max_tokens" in envelope.fields:

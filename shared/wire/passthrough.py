@@ -19,6 +19,7 @@ from shared.wire.envelope import Envelope
 from shared.wire.openai_chat import ChatCall
 from shared.wire.openai_chat.reply import BROKEN
 from shared.wire.openai_chat.tidy import refuse_more_than_one, tidied
+from shared.wire.openai_responses.encode import as_response_format
 from shared.wire.reply import UNREADABLE, MalformedReply, ReplyFacts, gone_wrong
 from shared.wire.sse import MAX_EVENT_BYTES, Splitter
 from shared.wire.tap import ChatTap
@@ -35,7 +36,7 @@ class ChatPassthrough:
         fields = envelope.fields
         drop = [name for name in quirks.drop if name in fields]
         unsaid = list(drop)
-        replace = {"model": orjson.dumps(deployment.model.model_id)}
+        replace = {"model": orjson.dumps(deployment.model.sent_id)}
         if call.stream:
             if quirks.stream_usage:
                 if not call.include_usage:
@@ -145,11 +146,15 @@ class NativePassthrough:
     ) -> tuple[bytes, list[str]]:
         quirks = deployment.provider.quirks
         drop = [name for name in quirks.drop if name in envelope.fields]
-        replace = {"model": orjson.dumps(deployment.model.model_id)} if self._model_in_body else {}
+        replace = {"model": orjson.dumps(deployment.model.sent_id)} if self._model_in_body else {}
         if output_cap is not None:
             replace[self._cap[0]] = self._capped(envelope, output_cap)
         if self._unmarked is not None and self._mark in envelope.body and "messages" in envelope.fields:
             replace["messages"] = self._unmarked(bytes(envelope.fields["messages"]))
+        if quirks.response_format and "text" in envelope.fields:
+            wanted, unsaid = as_response_format(orjson.loads(bytes(envelope.fields["text"])))
+            replace |= {name: orjson.dumps(value) for name, value in wanted.items()}
+            return envelope.edited(replace, [*drop, "text"], quirks.rename), [*drop, *(f"text.{name}" for name in unsaid)]
         if not replace and not drop and not quirks.rename:
             return envelope.body, []
         return envelope.edited(replace, drop, quirks.rename), drop

@@ -36,7 +36,7 @@ class Rerank(WholeAnswers):
         back = fields.flag(values, "return_documents")
         self._documents = documents if back else None
         rest = {name: value for name, value in values.items() if name not in ("model", "documents", "return_documents")}
-        return orjson.dumps({"model": deployment.model.model_id, "documents": documents, **rest}), []
+        return orjson.dumps({"model": deployment.model.sent_id, "documents": documents, **rest}), []
 
     def read_reply(self, body: bytes) -> ReplyFacts:
         """Cohere bills searches, not tokens: a model's price per request is what counts."""

@@ -52,7 +52,6 @@ def line_and_body(request: bytes) -> tuple[str, dict[str, str], Any]:
     ("provider", "path", "more", "url"),
     [
         ("glm", None, {}, "/api/paas/v4/chat/completions"),
-        ("perplexity", None, {}, "/chat/completions"),
         ("deepseek", None, {}, "/chat/completions"),
         ("groq", None, {}, "/openai/v1/chat/completions"),
         ("fireworks", None, {}, "/inference/v1/chat/completions"),
@@ -147,13 +146,25 @@ async def test_with_nobody_else_to_ask_the_client_hears_why(cluster: Cluster) ->
     assert "UNEXPECTED_TOOL_CALL" in body["error"]["message"]
 
 
-async def test_perplexitys_sources_reach_openais_clients(cluster: Cluster) -> None:
-    message = {"role": "assistant", "content": "so [1]"}
-    told = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "citations": ["https://a.example"]}
+async def test_perplexity_is_asked_through_its_agent_api_and_its_sources_reach_openais_clients(cluster: Cluster) -> None:
+    found = {"type": "search_results", "results": [{"id": 1, "url": "https://a.example", "title": "A"}]}
+    text = {"type": "output_text", "text": "so [1]", "annotations": []}
+    said = {"type": "message", "role": "assistant", "content": [text]}
+    usage = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+    told = {"object": "response", "status": "completed", "output": [found, said], "usage": usage}
     async with scripted(answer(told)) as vendor:
         await cluster.apply(connections=[at(vendor.origin, "perplexity")])
         async with client(cluster) as one:
-            _, _, body = await one.chat(call("own/sonar"))
-    place = {"url": "https://a.example", "title": "", "start_index": 3, "end_index": 6}
-    assert body["citations"] == ["https://a.example"]
+            status, headers, body = await one.chat(call("own/sonar", search_mode="web"))
+    first, given, sent = line_and_body(vendor.requests[0])
+    assert (status, first) == (200, "POST /v1/responses HTTP/1.1")
+    assert {"api-key", "authorization"} & set(given) == {"authorization"}
+    assert (sent["model"], sent["tools"], sent["tool_choice"]) == (
+        "perplexity/sonar",
+        [{"type": "web_search"}],
+        {"type": "web_search"},
+    )
+    assert headers["x-waystation-dropped"] == "search_mode"
+    place = {"url": "https://a.example", "title": "A", "start_index": 3, "end_index": 6}
+    assert body["choices"][0]["message"]["content"] == "so [1]"
     assert body["choices"][0]["message"]["annotations"] == [{"type": "url_citation", "url_citation": place}]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from services.ingress.node import SIMULATED
 from services.simulator.behaviour import MODELS, parse_behaviour
 from services.simulator.call import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS
-from shared.domain.catalogue import Auth, Capability, Connection, DataPolicy, Deployment, Model, Provider, WireFormat
+from shared.domain.catalogue import Auth, Capability, Connection, DataPolicy, Deployment, Model, Params, Provider, WireFormat
 from shared.domain.money import cost_nano_usd
 from shared.domain.usage import Usage
 from shared.providers.registry import CATALOGUE, load
@@ -25,7 +25,7 @@ BASE_URLS = {
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
     "glm": "https://api.z.ai/api/paas/v4",
     "minimax": "https://api.minimax.io/v1",
-    "perplexity": "https://api.perplexity.ai",
+    "perplexity": "https://api.perplexity.ai/v1",
     "qwen-api": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
     "scaleway": "https://api.scaleway.ai/v1",
     "vertex": None,
@@ -69,6 +69,7 @@ OTHER_FORMATS: dict[str, tuple[WireFormat, Auth, dict[str, str]]] = {
     ),
     "custom-responses": (WireFormat.OPENAI_RESPONSES, Auth.BEARER, {"chat": "/responses", "models": "/models"}),
     "openai-responses": (WireFormat.OPENAI_RESPONSES, Auth.BEARER, {"chat": "/responses", "models": "/models"}),
+    "perplexity": (WireFormat.OPENAI_RESPONSES, Auth.BEARER, {"chat": "/responses", "models": "/models"}),
     "deepgram": (WireFormat.DEEPGRAM, Auth.TOKEN, {"transcriptions": "/listen"}),
     "anthropic": (
         WireFormat.ANTHROPIC_MESSAGES,
@@ -106,7 +107,7 @@ QUIRKS: dict[str, dict[str, object]] = {
         "message_drop": ("annotations", "cache_control", "name", "reasoning_content", "reasoning_details"),
         "no_nulls": True,
     },
-    "perplexity": {"drop": ("parallel_tool_calls", "tool_choice", "tools"), "alternating": True, "citations": True},
+    "perplexity": {"message_drop": ("detail",), "response_format": True, "alternating": False, "citations": False},
     "glm": {"reasoning": "thinking", "replay_reasoning": "reasoning_content", "forced_tools": (), "most_stops": 1},
     "kimi": {"reasoning": "thinking", "replay_needed": True, "forced_tools": ("named",)},
     "minimax": {"reasoning": "none", "output_cap_field": "max_completion_tokens"},
@@ -204,13 +205,26 @@ def test_policies_are_those_that_providers_publish(catalogue: dict[str, Provider
         "nvidia": DataPolicy(trains=True),
         "openai": DataPolicy(trains=False, retention_days=30),
         "openai-responses": DataPolicy(trains=False, retention_days=30),
-        "perplexity": DataPolicy(trains=False, retention_days=0),
         "qwen-api": DataPolicy(trains=False, retention_days=0),
         "scaleway": DataPolicy(region="eu"),
         "together": DataPolicy(trains=False),
         "vertex": DataPolicy(trains=False),
         "xai": DataPolicy(trains=False, retention_days=30),
     }
+
+
+def test_perplexitys_older_names_are_its_one_model_that_searches(catalogue: dict[str, Provider]) -> None:
+    models = catalogue["perplexity"].models
+    assert {model.model_id: model.sent_id for model in models.values()} == dict.fromkeys(models, "perplexity/sonar")
+    search = {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}
+    assert {name: model.params.set for name, model in models.items()} == {
+        "perplexity/sonar": {},
+        "sonar": search,
+        "sonar-pro": search,
+        "sonar-reasoning-pro": {"effort": "low"},
+        "sonar-deep-research": {"effort": "medium"},
+    }
+    assert catalogue["perplexity"].params == Params(drop=("reasoning.summary",))
 
 
 def test_only_mistral_has_calls_of_its_own_format_rewritten(catalogue: dict[str, Provider]) -> None:

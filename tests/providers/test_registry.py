@@ -156,7 +156,7 @@ def test_what_is_not_toml_names_the_line() -> None:
         (
             LEAST + '[models.a]\n[models."m-1.5"]\ncontext = 1\n',
             'acme.toml:6: models."m-1.5".context: unknown key (known here: capabilities, context_tokens, '
-            "drop_params, max_output_tokens, quantization, set_params)",
+            "drop_params, max_output_tokens, quantization, set_params, upstream)",
         ),
         (
             PRICED + 'input = "1"\noutput = "2"\ncached = "1"\n',

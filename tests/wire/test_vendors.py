@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.domain.catalogue import Connection, Deployment, Model, Provider, WireFormat
+from shared.domain.catalogue import Connection, Deployment, Model, Provider, Quirks, WireFormat
 from shared.domain.refusal import Refused
 from shared.providers.registry import load
 from shared.wire.codec import FORMATS, bridge, passing
@@ -107,10 +107,19 @@ def test_groq_is_spared_the_same_when_the_call_is_translated(catalogue: Mapping[
     assert sorted(dropped) == ["logprobs", "messages[].name"]
 
 
-# -- Perplexity (#99)
+# -- Perplexity's Sonar API (#99), which ended; the quirks stay for those who answer like it
 
 
-def test_perplexity_is_spared_two_users_in_a_row(catalogue: Mapping[str, Provider]) -> None:
+SONAR = Provider(
+    name="sonar",
+    title="Sonar",
+    prefix="pplx",
+    base_url="https://example.com",
+    quirks=Quirks(drop=("parallel_tool_calls", "tool_choice", "tools"), alternating=True, citations=True),
+)
+
+
+def test_sonar_is_spared_two_users_in_a_row() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     messages = [
         {"role": "system", "content": "s"},
@@ -122,7 +131,7 @@ def test_perplexity_is_spared_two_users_in_a_row(catalogue: Mapping[str, Provide
     ]
     tools = [{"type": "function", "function": {"name": "look"}}]
     given = {"model": "pplx/sonar", "messages": messages, "tools": tools, "search_mode": "web"}
-    made, dropped = passed(catalogue["perplexity"], given)
+    made, dropped = passed(SONAR, given)
     assert made["messages"] == [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "a\n\nb"},
@@ -155,7 +164,7 @@ ANSWER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def perplexitys_stream() -> bytes:
+def sonars_stream() -> bytes:
     """Each chunk has the sources so far; the last also says why it ends."""
     chunks = []
     for at, (piece, finish) in enumerate([("Water is wet [2]", None), (", says one [1].", None), ("", "stop")]):
@@ -164,13 +173,13 @@ def perplexitys_stream() -> bytes:
     return b"".join([b"data: %b\r\n\r\n" % orjson.dumps(chunk) for chunk in chunks])
 
 
-def test_perplexitys_sources_are_annotations_though_it_passes_through(catalogue: Mapping[str, Provider]) -> None:
-    found = passing(CHAT, deployment(catalogue["perplexity"]))
+def test_sonars_sources_are_annotations_though_it_passes_through() -> None:
+    found = passing(CHAT, deployment(SONAR))
     assert found is not None
     made = orjson.loads(found.read_reply(orjson.dumps(ANSWER)).body)
     assert made["choices"][0]["message"].pop("annotations") == ANNOTATIONS
     assert made == ANSWER  # nothing else changed, its own fields included
-    stream = perplexitys_stream()
+    stream = sonars_stream()
     for size in (1, 7, len(stream)):
         tap = found.tap(hide_usage=False)
         out = b"".join([tap.feed(stream[at : at + size]) for at in range(0, len(stream), size)]) + tap.close()
@@ -180,8 +189,8 @@ def test_perplexitys_sources_are_annotations_though_it_passes_through(catalogue:
         assert [orjson.dumps(event) for event in others] == [orjson.dumps(event) for event in events(stream)[:-1]]
 
 
-def test_an_answer_without_sources_passes_untouched(catalogue: Mapping[str, Provider]) -> None:
-    found = passing(CHAT, deployment(catalogue["perplexity"]))
+def test_an_answer_without_sources_passes_untouched() -> None:
+    found = passing(CHAT, deployment(SONAR))
     assert found is not None
     whole, stream = orjson.dumps({"choices": ANSWER["choices"]}), chat_stream({"content": "so"})
     assert found.read_reply(whole).body == whole
@@ -202,7 +211,7 @@ def translated(client: WireFormat, *, stream: bool) -> Translated:
 
 def test_sources_are_annotations_to_a_chat_client() -> None:
     assert translated(CHAT, stream=False).answered(ANSWER)["choices"][0]["message"]["annotations"] == ANNOTATIONS
-    found = events(translated(CHAT, stream=True).streamed([perplexitys_stream()]))
+    found = events(translated(CHAT, stream=True).streamed([sonars_stream()]))
     told = [event["choices"][0]["delta"]["annotations"] for event in found[:-1] if "annotations" in str(event)]
     assert told == [ANNOTATIONS]
 
@@ -211,7 +220,7 @@ def test_sources_are_annotations_of_a_text_to_a_responses_client() -> None:
     flat = [{"type": "url_citation", **each["url_citation"]} for each in ANNOTATIONS]
     whole = translated(RESPONSES, stream=False).answered(ANSWER)
     assert whole["output"][0]["content"][0]["annotations"] == flat
-    found = events(translated(RESPONSES, stream=True).streamed([perplexitys_stream()]))
+    found = events(translated(RESPONSES, stream=True).streamed([sonars_stream()]))
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     added = [event for event in found if event["type"] == "response.output_text.annotation.added"]
     assert [(event["annotation_index"], event["annotation"]) for event in added] == list(enumerate(flat))
@@ -230,7 +239,7 @@ OURS = [
 def test_sources_are_citations_of_a_web_search_to_an_anthropic_client() -> None:
     whole = translated(MESSAGES, stream=False).answered(ANSWER)
     assert whole["content"] == [{"type": "text", "text": TEXT, "citations": OURS}]
-    found = events(translated(MESSAGES, stream=True).streamed([perplexitys_stream()]))
+    found = events(translated(MESSAGES, stream=True).streamed([sonars_stream()]))
     told = [event for event in found if event.get("delta", {}).get("type") == "citations_delta"]
     assert [event["delta"]["citation"] for event in told] == OURS
     assert {event["index"] for event in told} == {0}
@@ -264,7 +273,7 @@ def test_sources_are_grounding_to_a_gemini_client() -> None:
     chunks = [{"web": {"uri": "https://one.example", "title": "One"}}, {"web": {"uri": "https://two.example", "title": "Two"}}]
     whole = translated(GEMINI, stream=False).answered(ANSWER)
     assert whole["candidates"][0]["groundingMetadata"] == {"groundingChunks": chunks}
-    found = events(translated(GEMINI, stream=True).streamed([perplexitys_stream()]))
+    found = events(translated(GEMINI, stream=True).streamed([sonars_stream()]))
     assert found[-1]["candidates"][0]["groundingMetadata"] == {"groundingChunks": chunks}
     assert all("groundingMetadata" not in str(event) for event in found[:-1])
 
@@ -282,7 +291,7 @@ def test_sources_are_spans_to_a_cohere_client_and_come_back_as_sources() -> None
     ]  # fmt: skip
     whole = translated(COHERE, stream=False).answered(ANSWER)
     assert whole["message"]["citations"] == spans
-    stream = translated(COHERE, stream=True).streamed([perplexitys_stream()])
+    stream = translated(COHERE, stream=True).streamed([sonars_stream()])
     told = [event["delta"]["message"]["citations"] for event in events(stream) if event["type"] == "citation-start"]
     assert told == spans
     back = Translated(CHAT, COHERE)

@@ -24,27 +24,27 @@ _QUIET: tuple[tuple[re.Pattern[str], str | None], ...] = (
 
 def is_modern(model: Model) -> bool:
     """Whether sampling parameters and thinking budgets are refused; thinking is adaptive then."""
-    return _MODERN.search(model.model_id) is not None
+    return _MODERN.search(model.sent_id) is not None
 
 
 def takes_prefill(model: Model) -> bool:
     """Whether a call may end with the beginning of the answer."""
-    return _NO_PREFILL.search(model.model_id) is None
+    return _NO_PREFILL.search(model.sent_id) is None
 
 
 def thinks_unasked(model: Model) -> bool:
     """Whether a call without a word about thinking is thought over."""
-    return any(pattern.search(model.model_id) for pattern, _ in _QUIET)
+    return any(pattern.search(model.sent_id) for pattern, _ in _QUIET)
 
 
 def quiet(model: Model) -> str | None:
     """The type of `thinking` with which a model that thinks unasked does so least; None: it always does."""
-    return next((kind for pattern, kind in _QUIET if pattern.search(model.model_id)), None)
+    return next((kind for pattern, kind in _QUIET if pattern.search(model.sent_id)), None)
 
 
 def require_unforced(call: Call, model: Model) -> None:
     """Raises Refused where a tool is forced on a model that cannot be made to call one."""
     forced = call.tools and call.tool_choice is not None and call.tool_choice.mode in ("any", "tool")
-    if forced and _UNFORCED.search(model.model_id):
+    if forced and _UNFORCED.search(model.sent_id):
         field = call.named("tool_choice")
         raise invalid_field(field, f"{model.model_id} cannot be made to call a tool: leave '{field}' out, or let it choose.")

@@ -59,7 +59,7 @@ class _Encoder:
         max_tokens = call.max_tokens if call.max_tokens is not None else most or DEFAULT_MAX_TOKENS
         self.max_tokens = min(max_tokens, most) if most is not None else max_tokens
         thinking = self.thinking()
-        body: dict[str, Any] = {"model": self.model.model_id, "max_tokens": self.max_tokens}
+        body: dict[str, Any] = {"model": self.model.sent_id, "max_tokens": self.max_tokens}
         system = [self.text(part) for part in call.system if part.text]
         if call.output is not None and call.output.kind == "json":
             system.append({"type": "text", "text": JSON_ONLY})

@@ -43,7 +43,7 @@ def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
 class _Encoder:
     def __init__(self, call: Call, model: Model) -> None:
         self.call, self.model = call, model
-        self.claude = "anthropic" in model.model_id or "claude" in model.model_id
+        self.claude = "anthropic" in model.sent_id or "claude" in model.sent_id
         self.modern = is_modern(model)
         self.dropped: list[str] = []
         self.names = Names()

@@ -60,7 +60,7 @@ def encode_call(call: Call, model: Model, quirks: Quirks) -> Encoded:
         raise one_choice_only(call)
     names = Names()
     dropped: list[str] = []
-    body: dict[str, Any] = {"model": model.model_id, "messages": _messages(call, names)}
+    body: dict[str, Any] = {"model": model.sent_id, "messages": _messages(call, names)}
     plain = {
         "max_tokens": call.max_tokens, "temperature": call.temperature, "p": _within(call.top_p, 0.01, 0.99),
         "k": _within(call.top_k, 0, 500), "seed": call.seed, "frequency_penalty": _within(call.frequency_penalty, 0, 1),

@@ -59,7 +59,7 @@ def encode_reply(reply: EmbedReply, call: EmbedCall, stamp: Stamp) -> bytes:
 
 
 def encode_call(call: EmbedCall, model: Model) -> Encoded:
-    body: dict[str, Any] = {"model": model.model_id, "texts": list(call.inputs), "embedding_types": ["float"]}
+    body: dict[str, Any] = {"model": model.sent_id, "texts": list(call.inputs), "embedding_types": ["float"]}
     body["input_type"] = TYPES.get(call.task, call.task.lower()) if call.task else DEFAULT_TYPE
     if call.dimensions is not None:
         body["output_dimension"] = call.dimensions

@@ -64,7 +64,7 @@ def _text(values: Values, path: str) -> str:
 
 def encode_call(call: EmbedCall, model: Model) -> Encoded:
     """Always a batch: one answer for one text and for many."""
-    asked: dict[str, Any] = {"model": f"models/{model.model_id}"}
+    asked: dict[str, Any] = {"model": f"models/{model.sent_id}"}
     plain = {"taskType": call.task, "title": call.title, "outputDimensionality": call.dimensions}
     asked |= {name: value for name, value in plain.items() if value is not None}
     requests = [asked | {"content": {"parts": [{"text": text}]}} | call.extra for text in call.inputs]

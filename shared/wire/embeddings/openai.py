@@ -49,7 +49,7 @@ def decode_call(values: Values, *, model: str) -> EmbedCall:
 
 
 def encode_call(call: EmbedCall, model: Model) -> Encoded:
-    body: dict[str, Any] = {"model": model.model_id, "input": list(call.inputs), "encoding_format": "float"}
+    body: dict[str, Any] = {"model": model.sent_id, "input": list(call.inputs), "encoding_format": "float"}
     if call.dimensions is not None:
         body["dimensions"] = call.dimensions
     if call.user is not None:

@@ -33,7 +33,7 @@ class _Encoder:
         self.call, self.model, self.quirks = call, model, quirks
         self.names = Names("a-zA-Z0-9_.:-", 64)
         self.dropped: list[str] = []
-        self.levelled = "gemini-3" in model.model_id
+        self.levelled = "gemini-3" in model.sent_id
 
     def encoded(self) -> Encoded:
         call = self.call

@@ -45,7 +45,7 @@ class _Encoder:
         self.ids = Ids("a-zA-Z0-9", 9, exact=True) if quirks.tool_ids == "nine" else Ids("\x21-\x7e", 256)
 
     def encoded(self) -> Encoded:
-        body: dict[str, Any] = {"model": self.model.model_id, "messages": self.messages()}
+        body: dict[str, Any] = {"model": self.model.sent_id, "messages": self.messages()}
         if self.call.goes_on:
             self.going_on(body)
         self.sampling(body)

@@ -31,7 +31,7 @@ class _Encoder:
         call = self.call
         if call.choices > 1:
             raise one_choice_only(call)
-        body: dict[str, Any] = {"model": self.model.model_id, "store": False}
+        body: dict[str, Any] = {"model": self.model.sent_id, "store": False}
         instructions = "\n\n".join(part.text for part in call.system)
         if instructions:
             body["instructions"] = instructions
@@ -40,7 +40,7 @@ class _Encoder:
         self.tools(body)
         self.rest(body)
         for name in self.quirks.drop:
-            if body.pop(name, None) is not None:
+            if body.pop(name, None) is not None and name != "include":  # that is ours
                 self.dropped.append(call.named(name))
         return Encoded(body=orjson.dumps(body), dropped=tuple(dict.fromkeys(self.dropped)), names=self.names.back)
 
@@ -79,7 +79,10 @@ class _Encoder:
         url = part.url or datauri.join(part.media_type, part.data or "")
         if part.kind == "image":
             source = {"file_id": part.file_id} if part.file_id else {"image_url": url}
-            return {"type": "input_image", "detail": part.detail or "auto"} | source
+            detail = {} if "detail" in self.quirks.message_drop else {"detail": part.detail or "auto"}
+            if part.detail is not None and not detail:
+                self.dropped.append("messages[].detail")
+            return {"type": "input_image"} | detail | source
         if part.kind == "audio":
             sound = (part.media_type or "audio/wav").partition("/")[2]
             return {
@@ -180,8 +183,23 @@ class _Encoder:
             text["format"] = made
         if self.call.verbosity is not None:
             text["verbosity"] = self.call.verbosity  # type: ignore[assignment]
-        if text:
+        if text and self.quirks.response_format:
+            wanted, lost = as_response_format(text)
+            body.update(wanted)
+            self.dropped += [self.call.named("output" if name == "format" else name) for name in lost]
+        elif text:
             body["text"] = text
+
+
+def as_response_format(text: Any) -> tuple[dict[str, Any], list[str]]:
+    """The field for a schema that a Responses body's `text` asks for, in Chat's words; and what of `text` it does not say."""
+    text = text if type(text) is dict else {}
+    wanted = text.get("format")
+    kind = wanted.get("type") if type(wanted) is dict else "text"
+    lost = [name for name in text if name != "format" or kind not in ("text", "json_schema")]
+    if kind != "json_schema":
+        return {}, lost
+    return {"response_format": {"type": kind, kind: {name: value for name, value in wanted.items() if name != "type"}}}, lost
 
 
 def _is_json(text: str) -> bool:

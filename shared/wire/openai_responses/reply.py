@@ -22,6 +22,8 @@ from shared.wire.canonical import (
     ToolCall,
     pack_signature,
 )
+from shared.wire.openai_chat.sources import located
+from shared.wire.openai_responses.sources import annotated, searched
 from shared.wire.reply import MalformedReply
 
 INCOMPLETE: dict[Stop, str] = {Stop.LENGTH: "max_output_tokens", Stop.FILTER: "content_filter"}
@@ -37,10 +39,14 @@ def decode_reply(body: bytes) -> Reply:
         raise MalformedReply("answered without output")
     parts = [part for item in reply["output"] if type(item) is dict for part in item_parts(item)]
     model = reply.get("model")
+    items = loose.tables(reply["output"])
+    found = [each for item in items for each in annotated(item)] or [each for item in items for each in searched(item)]
+    text = next((part.text for part in reversed(parts) if isinstance(part, Text)), "")
     return Reply(
         choices=(Choice(parts=tuple(parts), stop=stop_of(reply, parts), native=native_of(reply)),),
         usage=read_usage(reply.get("usage")),
         model=model if type(model) is str else None,
+        citations=located(found, text) if text else (),
     )
 
 
@@ -118,7 +124,8 @@ def read_usage(raw: Any) -> Usage | None:
     given, made = loose.count(raw.get("input_tokens")), loose.count(raw.get("output_tokens"))
     inputs, outputs = raw.get("input_tokens_details"), raw.get("output_tokens_details")
     cached = min(loose.count(inputs.get("cached_tokens")), given) if type(inputs) is dict else 0
-    written = min(loose.count(inputs.get("cache_write_tokens")), given - cached) if type(inputs) is dict else 0
+    new = (inputs.get("cache_write_tokens") or inputs.get("cache_creation_input_tokens")) if type(inputs) is dict else 0
+    written = min(loose.count(new), given - cached)
     thought = min(loose.count(outputs.get("reasoning_tokens")), made) if type(outputs) is dict else 0
     return Usage(
         input_tokens=given, output_tokens=made, cache_read_tokens=cached, cache_write_tokens=written, reasoning_tokens=thought

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from shared.wire import loose
 from shared.wire.canonical import (
     Citation,
+    Cited,
     Event,
     Failed,
     Media,
@@ -27,6 +28,7 @@ from shared.wire.canonical import (
 )
 from shared.wire.decoder import EventDecoder
 from shared.wire.encoder import EventEncoder
+from shared.wire.openai_chat.sources import located
 from shared.wire.openai_responses.reply import (
     INCOMPLETE,
     annotation,
@@ -40,6 +42,7 @@ from shared.wire.openai_responses.reply import (
     response_object,
     stop_of,
 )
+from shared.wire.openai_responses.sources import annotated, searched
 from shared.wire.parts import Parts
 
 
@@ -49,6 +52,8 @@ class StreamDecoder(EventDecoder):
         self._parts = Parts()
         self._stop: Stopped | None = None
         self._done = False
+        self._sources: list[Citation] = []
+        """Of searches, until a text rests on them."""
         self.response: dict[str, Any] | None = None
         """As the terminal event had it."""
 
@@ -78,7 +83,7 @@ class StreamDecoder(EventDecoder):
                 return self._item_done(loose.table(event.get("item")))
             case "response.completed" | "response.incomplete":
                 return self._completed(loose.table(event.get("response")))
-            case "response.failed" | "error":
+            case "response.failed" | "response.cancelled" | "error":
                 return self._failed(event, data)
         return []
 
@@ -90,6 +95,8 @@ class StreamDecoder(EventDecoder):
 
     def _added(self, item: dict[str, Any]) -> list[Event]:
         match item.get("type"):
+            case "function_call" if item.get("status") == "completed":
+                return self._parts.end()  # Perplexity's: it may be a search of its own, which only its end tells
             case "function_call":
                 return self._parts.begin(replace(call_part(item, "arguments"), arguments=""))
             case "custom_tool_call":
@@ -105,6 +112,8 @@ class StreamDecoder(EventDecoder):
             case "function_call" | "custom_tool_call" if isinstance(opened, ToolCall):
                 whole = call_part(item, "input" if opened.custom else "arguments")
                 return self._completed_part(whole.arguments)
+            case "function_call":
+                return self._parts.whole(call_part(item, "arguments"))
             case "reasoning":
                 whole_thought = reasoning_part(item)
                 if not isinstance(opened, Thinking):
@@ -119,11 +128,19 @@ class StreamDecoder(EventDecoder):
                 )
             case "message":
                 if isinstance(opened, Text):
-                    return self._parts.end()
-                return [event for part in item_parts(item) if not self._said(part) for event in self._parts.whole(part)]
+                    return [*self._cited(annotated(item), self._parts.content()), *self._parts.end()]
+                events = [event for part in item_parts(item) if not self._said(part) for event in self._parts.whole(part)]
+                last = self._parts.parts[-1] if self._parts.parts else None
+                return events + (self._cited(annotated(item), last.text) if isinstance(last, Text) else [])
             case "image_generation_call":
                 return [event for part in item_parts(item) for event in self._parts.whole(part)]
+        self._sources += searched(item)
         return self._parts.end()
+
+    def _cited(self, annotations: list[Citation], text: str) -> list[Event]:
+        """The sources of a text: those that it names itself, else those that were searched for it."""
+        found, self._sources = annotations or self._sources, []
+        return [Cited(located(found, text))] if found else []
 
     def _said(self, part: Text | Media | Thinking | ToolCall) -> bool:
         return bool(self._parts.parts) and self._parts.parts[-1] == part
@@ -136,7 +153,8 @@ class StreamDecoder(EventDecoder):
         return [*self._rest(whole), *self._parts.end()]
 
     def _completed(self, response: dict[str, Any]) -> list[Event]:
-        events = self._parts.end()
+        events = self._cited([], self._parts.content()) if isinstance(self._parts.open, Text) else []
+        events += self._parts.end()
         self.response = response
         self._stop = Stopped(stop_of(response, self._parts.parts), native=native_of(response))
         usage = read_usage(response.get("usage"))

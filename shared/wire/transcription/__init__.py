@@ -52,7 +52,7 @@ class Passthrough(_Stepwise):
 
     def first(self, envelope: Envelope, deployment: Deployment, call: ChatCall, boundary: str) -> tuple[Step, list[str]]:
         """`boundary`: one that no client can know, or a file could hold fields of its own making. Raises Refused."""
-        values = openai.values_of(envelope) | {"model": deployment.model.model_id}
+        values = openai.values_of(envelope) | {"model": deployment.model.sent_id}
         upload = openai.upload_of(envelope)
         price = deployment.model.price
         if price is not None and price.minute_nano:

@@ -34,8 +34,8 @@ def first(call: TranscribeCall, model: Model) -> tuple[Step, list[str]]:
 
 def order(upload_url: str, call: TranscribeCall, model: Model) -> Step:
     asked: dict[str, Any] = {"audio_url": upload_url}
-    if model.model_id != ANY_MODEL:
-        asked["speech_models"] = [model.model_id]
+    if model.sent_id != ANY_MODEL:
+        asked["speech_models"] = [model.sent_id]
     asked |= {"language_code": call.language} if call.language else {"language_detection": True}
     for name, value in call.extra.items():
         asked[name] = {"true": True, "false": False}.get(value, value) if type(value) is str else value

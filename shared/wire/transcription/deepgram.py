@@ -19,7 +19,7 @@ REFUSED = ("callback", "callback_method", "multichannel")
 
 def first(call: TranscribeCall, model: Model) -> tuple[Step, list[str]]:
     """The request, and the client's fields that are not in it."""
-    asked: dict[str, Any] = {"model": model.model_id, "smart_format": "true"}
+    asked: dict[str, Any] = {"model": model.sent_id, "smart_format": "true"}
     asked |= {"language": call.language} if call.language else {"detect_language": "true"}
     for name, value in call.extra.items():
         asked[name] = str(value).lower() if type(value) is bool else value
