@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated
 
+from msgspec.structs import replace
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shared.domain.catalogue import Capability, DataPolicy
@@ -27,34 +28,40 @@ from shared.store.document.fields import (
 )
 
 
-class TierEntry(Strict):
-    """The price of calls with more input tokens than `above`, in USD per million tokens."""
+class TokenPrices(Strict):
+    """In USD per million tokens."""
 
-    above: Positive
-    input: NanoUsd
-    output: NanoUsd
+    input: NanoUsd | None = None
+    output: NanoUsd | None = None
     cache_read: NanoUsd | None = None
     cache_write: NanoUsd | None = None
     cache_write_1h: NanoUsd | None = None
     reasoning: NanoUsd | None = None
     audio: NanoUsd | None = None
 
-    def tier(self) -> Price:
+    def of_tokens(self) -> Price:
         return Price(
-            input_nano_per_mtok=self.input,
-            output_nano_per_mtok=self.output,
+            input_nano_per_mtok=self.input or 0,
+            output_nano_per_mtok=self.output or 0,
             cache_read_nano_per_mtok=self.cache_read,
             cache_write_nano_per_mtok=self.cache_write,
             cache_write_1h_nano_per_mtok=self.cache_write_1h,
             reasoning_nano_per_mtok=self.reasoning,
             audio_nano_per_mtok=self.audio,
-            above_tokens=self.above,
         )
 
 
-class CheaperEntry(Strict):
-    """The price at cheaper times, in USD per million tokens: outside `peaks` (hours of the day, UTC; none on weekends or
-    `days` if so), before the day `until`."""
+class TierEntry(TokenPrices):
+    """The price of calls with more input tokens than `above`."""
+
+    above: Positive
+    input: NanoUsd
+    output: NanoUsd
+
+
+class CheaperEntry(TokenPrices):
+    """The price at cheaper times: outside `peaks` (hours of the day, UTC; none on weekends or `days` if so), before the day
+    `until`."""
 
     peaks: tuple[str, ...] = ()
     weekends: bool = False
@@ -62,11 +69,6 @@ class CheaperEntry(Strict):
     until: date | None = None
     input: NanoUsd
     output: NanoUsd
-    cache_read: NanoUsd | None = None
-    cache_write: NanoUsd | None = None
-    cache_write_1h: NanoUsd | None = None
-    reasoning: NanoUsd | None = None
-    audio: NanoUsd | None = None
 
     @model_validator(mode="after")
     def _is_some_time(self) -> CheaperEntry:
@@ -76,28 +78,10 @@ class CheaperEntry(Strict):
     def times(self) -> Times:
         return read_times(self.peaks, weekends=self.weekends, days=self.days, until=self.until)
 
-    def cheaper(self) -> Price:
-        return Price(
-            input_nano_per_mtok=self.input,
-            output_nano_per_mtok=self.output,
-            cache_read_nano_per_mtok=self.cache_read,
-            cache_write_nano_per_mtok=self.cache_write,
-            cache_write_1h_nano_per_mtok=self.cache_write_1h,
-            reasoning_nano_per_mtok=self.reasoning,
-            audio_nano_per_mtok=self.audio,
-        )
 
+class PriceEntry(TokenPrices):
+    """`request` in USD per call, `minute` in USD per minute of sound."""
 
-class PriceEntry(Strict):
-    """USD per million tokens, `request` in USD per call, `minute` in USD per minute of sound."""
-
-    input: NanoUsd | None = None
-    output: NanoUsd | None = None
-    cache_read: NanoUsd | None = None
-    cache_write: NanoUsd | None = None
-    cache_write_1h: NanoUsd | None = None
-    reasoning: NanoUsd | None = None
-    audio: NanoUsd | None = None
     longer: tuple[TierEntry, ...] = ()
     cheaper: CheaperEntry | None = None
     request: NanoUsd = 0
@@ -116,21 +100,15 @@ class PriceEntry(Strict):
         return self
 
     def price(self, version: str) -> Price:
-        price = Price(
-            input_nano_per_mtok=self.input or 0,
-            output_nano_per_mtok=self.output or 0,
-            cache_read_nano_per_mtok=self.cache_read,
-            cache_write_nano_per_mtok=self.cache_write,
-            reasoning_nano_per_mtok=self.reasoning,
+        price = replace(
+            self.of_tokens(),
             request_nano=self.request,
             version=version,
-            cache_write_1h_nano_per_mtok=self.cache_write_1h,
             minute_nano=self.minute,
             least_audio_ms=self.least_seconds * 1000,
-            audio_nano_per_mtok=self.audio,
-            longer=tuple(tier.tier() for tier in self.longer),
+            longer=tuple(replace(tier.of_tokens(), above_tokens=tier.above) for tier in self.longer),
         )
-        return price if self.cheaper is None else price.with_cheaper(self.cheaper.cheaper(), self.cheaper.times())
+        return price if self.cheaper is None else price.with_cheaper(self.cheaper.of_tokens(), self.cheaper.times())
 
 
 class ModelEntry(Strict):
