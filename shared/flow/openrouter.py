@@ -80,10 +80,8 @@ def fitting(x: Exchange) -> Fitting | None:
 
 def _cost(x: Exchange, usage: Usage) -> Cost | None:
     """As settle.py books it."""
-    price = x.deployment.model.price
+    price = settle.in_force(x)
     if price is None:
         return None
-    if price.cheaper is not None:
-        price = settle.in_force(x, price)
     held = settle.possible(x, usage)
     return Cost(cost_nano_usd(held, price), output_nano_usd(held, price))

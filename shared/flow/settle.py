@@ -72,9 +72,7 @@ def event_of(
     """The attempt under way, or just over, as the ledger books it."""
     assert x.reservation is not None
     deployment = x.deployment
-    price = deployment.model.price
-    if price is not None and price.cheaper is not None:
-        price = in_force(x, price)
+    price = in_force(x)
     return replace(
         x.reservation.event,
         event_id=event_id,
@@ -99,8 +97,11 @@ def event_of(
     )
 
 
-def in_force(x: Exchange, price: Price) -> Price:
-    """The attempt's price by now, where it depends on the time; its version says which one it is."""
+def in_force(x: Exchange) -> Price | None:
+    """The attempt's price; where that depends on the time, what it is by now, and its version says which one."""
+    price = x.deployment.model.price
+    if price is None or price.cheaper is None:
+        return price
     clock = x.gateway.clock
     now_s, sent_s = clock.now_s(), x.started_s if x.sent_s is None else x.sent_s
     found = price.during(now_s - (clock.monotonic_s() - sent_s), now_s)

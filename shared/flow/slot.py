@@ -69,12 +69,10 @@ def released(x: Exchange) -> None:
         if said is not None and (x.deployment.provider.rate_headers or said.status in PUSHED_BACK):
             x.gateway.slots.learn(x.deployment.connection, said.status, said.headers, x.gateway.clock.now_s())
         return
-    price = x.deployment.model.price
     if x.sent_s is None:
         slot.give_back()
         return
-    if price is not None and price.cheaper is not None:
-        price = in_force(x, price)
+    price = in_force(x)
     slot.done(
         slot.tokens if usage is None else usage.total_tokens,
         None if said is None else said.status,
