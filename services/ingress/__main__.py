@@ -11,6 +11,7 @@ import sys
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.ingress import open_files
 from services.ingress.app import dispatcher, plain_calls
 from services.ingress.connection import Listener
 from services.ingress.node import Node, started
@@ -74,6 +75,7 @@ def main() -> None:
         if not settings.database_url or not settings.redis_url:
             raise SettingsError("DATABASE_URL and REDIS_URL must be set")
         logs.configure(settings.log_level)
+        open_files.allow(settings.max_in_flight)
         uvloop.run(run(settings, as_json=as_json))
     except (SettingsError, SecretError, ValueError) as error:
         cannot_start("ingress", str(error), as_json)
