@@ -176,6 +176,8 @@ def test_the_balancer_knows_the_nodes(compose: Any) -> None:
     servers = {words[1]: words[2] for words in inner if words[0] == "server"}
     assert servers == {name: f"{name}:20128" for name in compose["services"] if name.startswith("ingress")}
     assert ["option", "httpchk", "GET", "/readyz"] in inner
+    assert [words for words in inner if words[0] == "retry-on"] == [["retry-on", "conn-failure"]], "nothing that was sent"
+    assert ["maxconn", str(len(servers) * Settings().max_in_flight)] in inner
 
 
 def test_the_image_is_locked_and_has_no_root() -> None:
