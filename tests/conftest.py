@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import tempfile
@@ -54,7 +55,7 @@ def redis_server(_redis: EmbeddedRedis) -> EmbeddedRedis:
 
 @pytest.fixture(scope="session")
 def _redis_container(request: pytest.FixtureRequest) -> Iterator[str]:
-    from testcontainers.redis import RedisContainer
+    from testcontainers.community.redis import RedisContainer
 
     with RedisContainer("redis:8-bookworm") as container:
         yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
@@ -96,7 +97,7 @@ def postgres_server(_postgres: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def _postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.config.getoption("--containers"):
-        from testcontainers.postgres import PostgresContainer
+        from testcontainers.community.postgres import PostgresContainer
 
         with PostgresContainer("postgres:18-bookworm", driver=None) as container:
             yield container.get_connection_url()
@@ -108,21 +109,31 @@ def _postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _template(_postgres_url: str) -> Iterator[str]:
-    name = f"{TEMPLATE}_{secrets.token_hex(4)}"
-    asyncio.run(_execute(_postgres_url, f"CREATE DATABASE {name}"))
-    asyncio.run(migrate(database(_postgres_url, name)))
-    yield name
-    asyncio.run(_execute(_postgres_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+def _templates() -> Iterator[dict[str, str]]:
+    """By server: the name of a migrated database there."""
+    names: dict[str, str] = {}
+    yield names
+    for url, name in names.items():
+        with contextlib.suppress(OSError):  # ours has ended, and its data with it
+            asyncio.run(_execute(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
 
 @pytest.fixture
-def database_url(_postgres_url: str, _template: str) -> Iterator[str]:
-    """A fresh, migrated database."""
+def database_url(request: pytest.FixtureRequest, _templates: dict[str, str]) -> Iterator[str]:
+    """A fresh, migrated database; in a test that stops Postgres, on the server that it can stop."""
+    if "postgres_server" in request.fixturenames:
+        server: EmbeddedPostgres = request.getfixturevalue("_postgres")
+        url = server.url
+    else:
+        url = request.getfixturevalue("_postgres_url")
+    if url not in _templates:
+        _templates[url] = f"{TEMPLATE}_{secrets.token_hex(4)}"
+        asyncio.run(_execute(url, f"CREATE DATABASE {_templates[url]}"))
+        asyncio.run(migrate(database(url, _templates[url])))
     name = f"waystation_{secrets.token_hex(6)}"
-    asyncio.run(_execute(_postgres_url, f"CREATE DATABASE {name} TEMPLATE {_template}"))
-    yield database(_postgres_url, name)
-    asyncio.run(_execute(_postgres_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    asyncio.run(_execute(url, f"CREATE DATABASE {name} TEMPLATE {_templates[url]}"))
+    yield database(url, name)
+    asyncio.run(_execute(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
 
 def database(url: str, name: str) -> str:

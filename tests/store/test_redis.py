@@ -57,7 +57,7 @@ class Proxy:
 
     @property
     def netloc(self) -> str:
-        return f":{self._target.password}@localhost:{self.port}"
+        return f"{self._target.netloc.rpartition('@')[0]}@localhost:{self.port}".lstrip("@")
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]
