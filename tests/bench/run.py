@@ -3,7 +3,11 @@
 The gateway (or the pass-through) has one core to itself; load, provider, Redis, Postgres and worker share the other.
 Everything is on: key, limits on three levels, a hard budget, reservation, usage log, settlement, metrics, call log.
 
-- *ratio* = requests per CPU-second of the gateway ÷ requests per CPU-second of the pass-through.
+A machine's speed drifts, a shared one's by half within seconds: so both take turns of a second, and each turn is compared
+with the one beside it.
+
+- *ratio* = requests per CPU-second of the gateway ÷ requests per CPU-second of the pass-through: the median of the turns,
+  and in brackets the quartiles.
 - *added* = what the client saw through the gateway minus what it saw directly, at the same percentile, same load.
 """
 
@@ -12,10 +16,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -24,9 +31,10 @@ from tests.bench.load import Figures, body, load, request
 from tests.bench.stack import Stack
 from tests.bench.upstream import EVENTS
 
-SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+TURN_S = float(os.environ.get("BENCH_TURN_S", "1"))
+TURNS = int(os.environ.get("BENCH_TURNS", "10"))
+WARM_S = 0.2
 CONNECTIONS = (1, 32, 128)
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 IDLE_STREAMS = 1_000
 
 
@@ -43,51 +51,111 @@ def rss_kb(pid: int) -> int:
     return 0
 
 
-async def measure(name: str, pid: int, port: int, message: bytes, connections: int) -> tuple[Figures, float]:
-    """Figures of one run and the CPU µs per call that the process under test spent in it."""
-    await load(port, message, connections=connections, seconds=min(1.0, SECONDS))
-    before = cpu_s(pid)
-    figures = await load(port, message, connections=connections, seconds=SECONDS)
-    spent = cpu_s(pid) - before
+@dataclass(frozen=True)
+class Subject:
+    """A process under test, and the call that it is asked."""
+
+    name: str
+    pid: int
+    port: int
+    message: bytes
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What clients saw in one turn, and the CPU µs per call that the process spent in it."""
+
+    figures: Figures
+    cpu_us: float
+
+
+async def turn(subject: Subject, connections: int) -> Turn:
+    await load(subject.port, subject.message, connections=connections, seconds=WARM_S)
+    before_s = cpu_s(subject.pid)
+    figures = await load(subject.port, subject.message, connections=connections, seconds=TURN_S)
+    spent_s = cpu_s(subject.pid) - before_s
     if figures.errors:
-        print(f"  ! {name}: {figures.errors} errors", flush=True)
-    return figures, spent / max(1, figures.calls) * 1e6
+        print(f"  ! {subject.name}: {figures.errors} errors", flush=True)
+    return Turn(figures, spent_s / max(1, figures.calls) * 1e6)
+
+
+async def by_turns(one: Subject, other: Subject, connections: int) -> tuple[list[Turn], list[Turn]]:
+    """Their turns, in pairs that were beside each other; who begins changes."""
+    turns: dict[str, list[Turn]] = {one.name: [], other.name: []}
+    for number in range(TURNS):
+        for subject in (one, other) if number % 2 else (other, one):
+            turns[subject.name].append(await turn(subject, connections))
+    return turns[one.name], turns[other.name]
+
+
+def ratios(ours: list[Turn], theirs: list[Turn]) -> list[float]:
+    """Their CPU a call by ours, sorted: at first quartile, median and third quartile."""
+    pairs = [their.cpu_us / our.cpu_us for our, their in zip(ours, theirs, strict=True)]
+    return [round(share, 2) for share in statistics.quantiles(pairs, n=4, method="inclusive")]
+
+
+def all_of(turns: list[Turn]) -> tuple[Figures, float]:
+    """The turns as one run, and the CPU µs of a call in it."""
+    runs = [one.figures for one in turns]
+    calls = sum(run.calls for run in runs)
+    together = Figures(
+        calls=calls,
+        errors=sum(run.errors for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        latencies_s=sorted(latency for run in runs for latency in run.latencies_s),
+    )
+    return together, sum(one.cpu_us * one.figures.calls for one in turns) / max(1, calls)
 
 
 async def compare(stack: Stack, *, stream: bool) -> list[dict[str, object]]:
+    payload = body("bench", stream=stream)
+    passthrough = Subject(
+        "pass-through", stack.passthrough.pid, stack.passthrough_port, request(stack.passthrough_port, "none", payload)
+    )
+    message = request(stack.gateway_port, stack.key, body("bench/bench", stream=stream))
+    gateway = Subject("waystation", stack.gateway.pid, stack.gateway_port, message)
     rows = []
     for connections in CONNECTIONS:
-        ours: list[tuple[Figures, float]] = []
-        bare: list[tuple[Figures, float]] = []
         direct = await load(
             stack.upstream_port,
-            request(stack.upstream_port, "none", body("bench", stream=stream)),
+            request(stack.upstream_port, "none", payload),
             connections=connections,
-            seconds=min(2.0, SECONDS),
+            seconds=2 * TURN_S,
         )
-        for _ in range(ROUNDS):
-            bare.append(
-                await measure(
-                    "pass-through",
-                    stack.passthrough.pid,
-                    stack.passthrough_port,
-                    request(stack.passthrough_port, "none", body("bench", stream=stream)),
-                    connections,
-                )
-            )
-            ours.append(
-                await measure(
-                    "waystation",
-                    stack.gateway.pid,
-                    stack.gateway_port,
-                    request(stack.gateway_port, stack.key, body("bench/bench", stream=stream)),
-                    connections,
-                )
-            )
-        row = summary(connections, direct, ours, bare)
+        row = summary(connections, direct, *await by_turns(gateway, passthrough, connections))
         rows.append(row)
         show(stream, row)
     return rows
+
+
+def summary(connections: int, direct: Figures, ours: list[Turn], theirs: list[Turn]) -> dict[str, object]:
+    (our, our_us), (passed, passed_us) = all_of(ours), all_of(theirs)
+    return {
+        "connections": connections,
+        "waystation_per_s": round(our.per_second),
+        "passthrough_per_s": round(passed.per_second),
+        "waystation_cpu_us": round(our_us, 1),
+        "passthrough_cpu_us": round(passed_us, 1),
+        "ratio_quartiles": ratios(ours, theirs),
+        "waystation_added_p50_ms": round(our.percentile_ms(0.5) - direct.percentile_ms(0.5), 3),
+        "waystation_added_p99_ms": round(our.percentile_ms(0.99) - direct.percentile_ms(0.99), 3),
+        "passthrough_added_p50_ms": round(passed.percentile_ms(0.5) - direct.percentile_ms(0.5), 3),
+        "passthrough_added_p99_ms": round(passed.percentile_ms(0.99) - direct.percentile_ms(0.99), 3),
+        "errors": our.errors,
+    }
+
+
+def show(stream: bool, row: dict[str, object]) -> None:
+    low, median, high = cast(list[float], row["ratio_quartiles"])
+    kind = "stream" if stream else "whole "
+    print(
+        f"{kind} c={row['connections']:>3}  waystation {row['waystation_per_s']:>6}/s {row['waystation_cpu_us']:>7} µs CPU "
+        f"added p50 {row['waystation_added_p50_ms']} p99 {row['waystation_added_p99_ms']} ms | pass-through "
+        f"{row['passthrough_per_s']:>6}/s {row['passthrough_cpu_us']:>7} µs CPU added p50 "
+        f"{row['passthrough_added_p50_ms']} p99 {row['passthrough_added_p99_ms']} ms | "
+        f"ratio {median:.2f} ({low:.2f}–{high:.2f})",
+        flush=True,
+    )
 
 
 async def translated(stack: Stack) -> dict[str, object]:
@@ -95,60 +163,27 @@ async def translated(stack: Stack) -> dict[str, object]:
     found: dict[str, object] = {"connections": 32}
     for stream in (False, True):
         payload = body("bench/bench", stream=stream)
-        plain = request(stack.gateway_port, stack.key, payload)
-        other = request(stack.gateway_port, stack.key, payload, "/v1/messages")
-        spent = {}
-        for name, message in (("passed", plain), ("translated", other)):
-            runs = [await measure(name, stack.gateway.pid, stack.gateway_port, message, 32) for _ in range(ROUNDS)]
-            assert not any(figures.errors for figures, _ in runs)
-            spent[name] = min(cpu_us for _, cpu_us in runs)
+        other, same = (
+            Subject(path, stack.gateway.pid, stack.gateway_port, request(stack.gateway_port, stack.key, payload, path))
+            for path in ("/v1/messages", "/v1/chat/completions")
+        )
+        ours, theirs = await by_turns(other, same, 32)
+        (there, translated_us), (here, passed_us) = all_of(ours), all_of(theirs)
+        assert there.errors == here.errors == 0
+        times = 1 / ratios(ours, theirs)[1]
         kind = "stream" if stream else "whole"
-        ratio = spent["translated"] / spent["passed"]
-        found |= {f"{kind}_{name}_cpu_us": round(cpu_us, 1) for name, cpu_us in spent.items()} | {
-            f"{kind}_ratio": round(ratio, 2)
+        found |= {
+            f"{kind}_translated_cpu_us": round(translated_us, 1),
+            f"{kind}_passed_cpu_us": round(passed_us, 1),
+            f"{kind}_times": round(times, 2),
         }
-        events = f", {spent['passed'] / EVENTS:.1f} and {spent['translated'] / EVENTS:.1f} µs an event" if stream else ""
+        events = f", {passed_us / EVENTS:.1f} and {translated_us / EVENTS:.1f} µs an event" if stream else ""
         print(
-            f"{kind:6} Chat → Chat {spent['passed']:.1f} µs CPU, Messages → Chat {spent['translated']:.1f} µs: "
-            f"{ratio:.2f} times as much{events}",
+            f"{kind:6} Chat → Chat {passed_us:.1f} µs CPU, Messages → Chat {translated_us:.1f} µs: "
+            f"{times:.2f} times as much{events}",
             flush=True,
         )
     return found
-
-
-def summary(
-    connections: int, direct: Figures, ours: list[tuple[Figures, float]], bare: list[tuple[Figures, float]]
-) -> dict[str, object]:
-    def best(runs: list[tuple[Figures, float]]) -> tuple[Figures, float]:
-        return min(runs, key=lambda run: run[1])
-
-    (our, our_us), (passed, passed_us) = best(ours), best(bare)
-    return {
-        "connections": connections,
-        "waystation_per_s": round(our.per_second),
-        "passthrough_per_s": round(passed.per_second),
-        "waystation_cpu_us": round(our_us, 1),
-        "passthrough_cpu_us": round(passed_us, 1),
-        "ratio": round(passed_us / our_us, 3),
-        "waystation_added_p50_ms": round(our.percentile_ms(0.5) - direct.percentile_ms(0.5), 3),
-        "waystation_added_p99_ms": round(our.percentile_ms(0.99) - direct.percentile_ms(0.99), 3),
-        "passthrough_added_p50_ms": round(passed.percentile_ms(0.5) - direct.percentile_ms(0.5), 3),
-        "passthrough_added_p99_ms": round(passed.percentile_ms(0.99) - direct.percentile_ms(0.99), 3),
-        "errors": sum(run[0].errors for run in ours),
-        "all_cpu_us": [round(run[1], 1) for run in ours],
-        "all_passthrough_cpu_us": [round(run[1], 1) for run in bare],
-    }
-
-
-def show(stream: bool, row: dict[str, object]) -> None:
-    kind = "stream" if stream else "whole "
-    print(
-        f"{kind} c={row['connections']:>3}  waystation {row['waystation_per_s']:>6}/s {row['waystation_cpu_us']:>7} µs CPU "
-        f"added p50 {row['waystation_added_p50_ms']} p99 {row['waystation_added_p99_ms']} ms | pass-through "
-        f"{row['passthrough_per_s']:>6}/s {row['passthrough_cpu_us']:>7} µs CPU added p50 "
-        f"{row['passthrough_added_p50_ms']} p99 {row['passthrough_added_p99_ms']} ms | ratio {row['ratio']}",
-        flush=True,
-    )
 
 
 async def idle_streams(stack: Stack) -> dict[str, object]:
