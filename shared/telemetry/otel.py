@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -12,6 +14,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from shared.telemetry.trace import CallTrace
 
 NANO = 1_000_000_000
+CLOSE_S = 2.0
 
 
 class OtelTracer:
@@ -60,7 +63,10 @@ class OtelTracer:
         end(span, trace)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        """Send what is left, for CLOSE_S at most: a collector that is away does not hold up a node that stops."""
+        last = threading.Thread(target=self._provider.shutdown, daemon=True)
+        last.start()
+        last.join(CLOSE_S)
 
     @staticmethod
     def _attributes(trace: CallTrace) -> dict[str, str | int | float | bool | list[str]]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
 from shared.domain.failure import Failure, FailureClass
+from shared.telemetry import otel
 from shared.telemetry.otel import OtelTracer
 from shared.telemetry.trace import CallTrace, NoTracer, tracer
 from tests.store.test_wal import event
@@ -55,6 +63,23 @@ def test_a_failed_attempt_names_its_failure() -> None:
     (call,) = exporter.get_finished_spans()
     assert call.attributes is not None
     assert call.attributes["error.type"] == "cut"
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    class Away(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            answers.wait(30)
+            return super().export(spans)
+
+    monkeypatch.setattr(otel, "CLOSE_S", 0.2)
+    made = OtelTracer(Away(), "node-1")
+    made.call(trace())
+    begun_s = time.monotonic()
+    made.close()
+    assert time.monotonic() - begun_s < 5
+    answers.set()
 
 
 def test_tracing_is_off_by_default() -> None:
