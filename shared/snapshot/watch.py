@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.domain.catalogue import Connection, Provider
 from shared.snapshot.snapshot import Snapshot, build
 from shared.store import configuration, keys
+from shared.store.redis import database_of
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Watch:
         while True:
             try:
                 async with self._redis.pubsub() as channel:
-                    await channel.subscribe(keys.CONFIG_CHANNEL)
+                    await channel.subscribe(keys.config_channel(database_of(self._redis)))
                     while True:
                         if await channel.get_message(ignore_subscribe_messages=True, timeout=5.0) is not None:
                             self._told.set()

@@ -17,6 +17,7 @@ from shared.domain.routing import Choice, Route
 from shared.domain.upstream_limits import UpstreamLimits
 from shared.routing.breaker import profile
 from shared.store import keys
+from shared.store.redis import database_of
 
 
 async def epoch(pool: AsyncEngine) -> int:
@@ -26,7 +27,7 @@ async def epoch(pool: AsyncEngine) -> int:
 
 async def announce(redis: Redis, now_epoch: int) -> None:
     """Tell every node that there is a new epoch; they also look by themselves."""
-    await redis.publish(keys.CONFIG_CHANNEL, str(now_epoch))
+    await redis.publish(keys.config_channel(database_of(redis)), str(now_epoch))
 
 
 async def load(pool: AsyncEngine, after_epoch: int = -1) -> Configuration:

@@ -14,8 +14,6 @@ BOOT = b"ws:boot"
 NODES = b"ws:nodes"
 USAGE_STREAM = b"ws:usage"
 USAGE_GROUP = b"ledger"
-CONFIG_CHANNEL = b"ws:config"
-HEALTH_CHANNEL = b"ws:health"
 HEALTH_MARKS = b"ws:{health}:marks"
 HEALTH_VERSION = b"ws:{health}:version"
 HEALTH_LIFE = b"ws:{health}:life"
@@ -78,7 +76,6 @@ def done(organisation_id: str, event_id: str) -> bytes:
 
 
 SLOTS_LEARNED = b"ws:slots:learned"
-SLOTS_CHANNEL = b"ws:slots"
 
 
 def slots(connection_id: str) -> tuple[bytes, ...]:
@@ -92,6 +89,21 @@ def quota(connection_id: str, unit: str, window: str) -> bytes:
     return f"ws:{{{connection_id}}}:u:quota:{unit}:{window}".encode()
 
 
-def slots_channel(node_id: str) -> bytes:
-    """Where slots.lua tells a node of its grants."""
-    return f"ws:slots:{node_id}".encode()
+def config_channel(database: int) -> bytes:
+    """Channels carry the database's number: Redis' messages know none, and two installations on a server would hear each
+    other."""
+    return b"ws:%d:config" % database
+
+
+def health_channel(database: int) -> bytes:
+    return b"ws:%d:health" % database
+
+
+def slots_channel(database: int, node_id: str = "") -> bytes:
+    """Where all are told of pauses; with a node, where slots.lua tells it of its grants."""
+    return f"ws:{database}:slots{node_id and ':'}{node_id}".encode()
+
+
+def scripted(source: str, database: int) -> str:
+    """A script's text for this database: what it publishes goes to the database's own channels."""
+    return source.replace("ws:DATABASE:", f"ws:{database}:")

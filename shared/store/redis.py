@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 import msgspec
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,11 @@ def client(url: str) -> Redis:
     """redis-py, bytes in and bytes out, for heartbeats, seeding, streams and the like."""
     made: Redis = Redis.from_url(url, decode_responses=False, socket_timeout=10.0, socket_connect_timeout=2.0)
     return made
+
+
+def database_of(redis: Redis | SyncRedis) -> int:
+    """The number of the database that a client speaks to."""
+    return int(redis.get_connection_kwargs().get("db") or 0)
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -216,6 +222,10 @@ class Lane:
     @property
     def up(self) -> bool:
         return self._wire is not None
+
+    @property
+    def database(self) -> int:
+        return self._address.database
 
     async def open(self) -> None:
         """Connect, or keep trying in the background: a node can start while Redis is away."""

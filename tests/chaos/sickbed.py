@@ -22,6 +22,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from shared.store import keys
+from shared.store.redis import database_of
 from tests.hosts.cluster import Cluster
 
 ENDS = {"bad": 74, "429": 10, "left": 10, "well": 6}
@@ -160,7 +161,7 @@ class Sickbed:
     async def listen(self, redis_url: str) -> None:
         """Every change of every breaker, as it is told."""
         async with Redis.from_url(redis_url) as redis, redis.pubsub() as channel:
-            await channel.subscribe(keys.HEALTH_CHANNEL)
+            await channel.subscribe(keys.health_channel(database_of(redis)))
             async for message in channel.listen():
                 if message["type"] != "message":
                     continue

@@ -28,6 +28,7 @@ from shared.routing.breaker import (
     Strike,
 )
 from shared.store import keys
+from shared.store.redis import database_of
 from shared.upstream.health.script import call_of, look_call, read_look, read_reply, source
 
 NOW_MS = 1_795_000_000_000
@@ -46,7 +47,7 @@ class SideBySide(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.redis.flushdb()
-        self.script = self.redis.register_script(source())
+        self.script = self.redis.register_script(source(database_of(self.redis)))
         self.board = Board()
         self.now_ms = NOW_MS
         self.claimed: list[tuple[str, int]] = []

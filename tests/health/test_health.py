@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from services.cli.engines import EmbeddedRedis
 from shared.domain.catalogue import Model
 from shared.domain.failure import Failure, FailureClass
 from shared.domain.health import Profile
@@ -32,6 +34,18 @@ async def test_failures_in_a_row_of_all_nodes_together_open_it_for_all(redis_url
         assert standing is not None
         assert 55 < standing.until_s - time.time() < 61
         assert standing.reason == "too many failures in a row (provider_fault, the provider answered 500)"
+
+
+async def test_another_installation_on_the_same_server_hears_nothing(redis_server: EmbeddedRedis) -> None:
+    """Redis' messages go to all databases of a server."""
+    lab = deployment()
+    urls = [urlunsplit(urlsplit(redis_server.url)._replace(path=f"/{database}")) for database in (1, 2)]
+    async with nodes(urls[0], 2) as (one, two), nodes(urls[1]) as (stranger,):
+        one.fail(lab, 3)
+        await until(lambda: two.standing(lab) == "open")
+        await asyncio.sleep(0.1)
+        assert stranger.standing(lab) is None
+        assert lab.key not in stranger.health._watched
 
 
 async def test_a_success_anywhere_ends_the_row(redis_url: str) -> None:

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from shared.domain.health import Profile
 from shared.store import keys
+from shared.store.redis import database_of
 from shared.upstream.health import Probe
 from tests.health.nodes import BROKEN, LIMITED, PACE, REFUSED, Node, deployment, nodes, until
 
@@ -81,7 +82,7 @@ class Provider:
 async def heard(redis: Redis, into: list[dict[str, Any]], subject: str) -> None:
     """Every change of a mark, as Redis tells it."""
     async with redis.pubsub() as channel:
-        await channel.subscribe(keys.HEALTH_CHANNEL)
+        await channel.subscribe(keys.health_channel(database_of(redis)))
         while True:
             message = await channel.get_message(ignore_subscribe_messages=True, timeout=5.0)
             if message is not None:

@@ -16,10 +16,10 @@
 --   look    (no subject) → {version, now_ms, life, subject, mark JSON, …}; prunes what is over
 --   revive  life, then subject, mark JSON, …: after Redis lost its memory; marks that are there stay
 -- Returns {code, strikes, version, subject, mark JSON or '', …}: code 1: done, 0: nothing was changed or counted.
--- Publishes on ws:health {v, s, m} for each changed mark (m absent: gone), {s, n, k} after a strike: n in a row, for k ms.
+-- Publishes on the health channel {v, s, m} for each changed mark (m absent: gone), {s, n, k} after a strike: n in a row, for k ms.
 -- Invariants: versions only grow; a mark's epoch is the version of its last transition; at most one lease per epoch.
 -- The same in Python, and tested against this: shared/routing/breaker.py.
-local CHANNEL, KEEP_MS, MOST_MARKS, MOST_DOUBLINGS = 'ws:health', 600000, 2000, 30
+local CHANNEL, KEEP_MS, MOST_MARKS, MOST_DOUBLINGS = 'ws:DATABASE:health', 600000, 2000, 30
 local FORGET_BREAKER_MS, FORGET_LOCK_MS = 3600000, 86400000
 local now = tonumber(ARGV[1])
 if not now then

@@ -45,8 +45,8 @@ class Cluster:
         self._clock = clock
         self._metrics = metrics
         self._struck = struck
-        self._script = lane.register(source())
-        self._looking = redis.register_script(source())
+        self._script = lane.register(source(lane.database))
+        self._looking = redis.register_script(source(lane.database))
         self._own: Board | None = None
 
     @property
@@ -88,7 +88,7 @@ class Cluster:
         while True:
             try:
                 async with self._redis.pubsub() as channel:
-                    await channel.subscribe(keys.HEALTH_CHANNEL)
+                    await channel.subscribe(keys.health_channel(self._lane.database))
                     await self._listen(channel)
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(RETRY_S)

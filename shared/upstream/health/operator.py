@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.domain.health import Mark, MarkState
 from shared.routing.breaker import Clear
 from shared.store import tenants
+from shared.store.redis import database_of
 from shared.upstream.health.script import Call, Look, call_of, look_call, read_look, source
 from shared.upstream.slots.pauses import end_pauses, paused
 
@@ -101,7 +102,7 @@ async def _look(redis: Redis) -> Look:
 
 async def _eval(redis: Redis, call: Call) -> list[Any]:
     called_keys, arguments = call
-    reply: list[Any] = await redis.eval(source(), len(called_keys), *called_keys, *arguments)  # type: ignore[misc, arg-type]
+    reply: list[Any] = await redis.eval(source(database_of(redis)), len(called_keys), *called_keys, *arguments)  # type: ignore[misc, arg-type]
     return reply
 
 

@@ -29,8 +29,8 @@ class Look(msgspec.Struct, frozen=True):
 
 
 @cache
-def source() -> str:
-    return files("shared.upstream.health").joinpath("board.lua").read_text()
+def source(database: int) -> str:
+    return keys.scripted(files("shared.upstream.health").joinpath("board.lua").read_text(), database)
 
 
 def call_of(operation: Operation, now_ms: int | None = None) -> Call:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from shared.clock import Clock
 from shared.store import keys
-from shared.store.redis import Lane, bulk
+from shared.store.redis import Lane, bulk, database_of
 from shared.upstream.slots.cells import EPOCH_S
 
 AFTER_S = 0.25
@@ -32,7 +32,7 @@ class Pauses:
         self.remember(connection_id, pause_ms / 1000)
         name, until = connection_id.encode(), b"%d" % (int(self._clock.now_s() * 1000) + pause_ms)
         self._lane.post(b"*4\r\n" + bulk(b"HSET", keys.SLOTS_LEARNED, name, until))
-        self._lane.post(b"*3\r\n" + bulk(b"PUBLISH", keys.SLOTS_CHANNEL, b"%b\n%d" % (name, pause_ms)))
+        self._lane.post(b"*3\r\n" + bulk(b"PUBLISH", keys.slots_channel(self._lane.database), b"%b\n%d" % (name, pause_ms)))
 
     def hear(self, text: str) -> str | None:
         """What another node shared. The connection whose pause somebody ended, if that is it."""
@@ -87,5 +87,5 @@ async def end_pauses(redis: Redis, connection_ids: Iterable[str]) -> None:
     for connection_id in connection_ids:
         pipe.hdel(keys.slots(connection_id)[0], "p")  # type: ignore[arg-type]
         pipe.hdel(keys.SLOTS_LEARNED, connection_id)  # type: ignore[arg-type]
-        pipe.publish(keys.SLOTS_CHANNEL, f"{connection_id}\n0")
+        pipe.publish(keys.slots_channel(database_of(redis)), f"{connection_id}\n0")
     await pipe.execute()

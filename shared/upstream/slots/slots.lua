@@ -177,7 +177,7 @@ local function tell(of, ticket, said_era, retry_ms, next_us)
     return true
   end
   local message = connection .. '\n' .. ticket .. '\n' .. said_era .. '\n' .. retry_ms .. '\n' .. string.format('%.0f', next_us)
-  return redis.call('PUBLISH', 'ws:slots:' .. of, message) > 0
+  return redis.call('PUBLISH', 'ws:DATABASE:slots:' .. of, message) > 0
 end
 
 -- Lets go whoever may. Returns when the next may, and whose it is.

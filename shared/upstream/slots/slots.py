@@ -61,7 +61,9 @@ class Slots:
         self._rate_headers = {name: provider.rate_headers for name, provider in providers.items()}
         self._clock = clock
         self._meters = meters
-        self._script = lane.register(files("shared.upstream.slots").joinpath("slots.lua").read_text())
+        self._everyone = keys.slots_channel(lane.database)
+        source = files("shared.upstream.slots").joinpath("slots.lua").read_text()
+        self._script = lane.register(keys.scripted(source, lane.database))
         self._pack = Packer(self._script, node_id)
         self._lines: dict[str, Line] = {}
         self._pauses = Pauses(lane, redis, clock, self._waits_for)
@@ -149,7 +151,7 @@ class Slots:
         while True:
             try:
                 async with self._redis.pubsub() as channel:
-                    await channel.subscribe(keys.slots_channel(self._node), keys.SLOTS_CHANNEL)
+                    await channel.subscribe(keys.slots_channel(self._lane.database, self._node), self._everyone)
                     await self._pauses.recall()
                     self._ask_again()  # of what was said meanwhile nothing was heard
                     while True:
@@ -233,7 +235,7 @@ class Slots:
         self._plan(line, next_us, bool(mine))
 
     def _hear(self, channel: bytes, text: str) -> None:
-        if channel == keys.SLOTS_CHANNEL:
+        if channel == self._everyone:
             ended = self._pauses.hear(text)
             waited_for = None if ended is None else self._lines.get(ended)
             if waited_for is not None:

@@ -13,6 +13,7 @@ from shared.clock import SystemClock
 from shared.domain.catalogue import Connection
 from shared.domain.upstream_limits import Queue, UpstreamLimits
 from shared.providers import registry
+from shared.store import keys
 from shared.store.redis import Lane, client
 from shared.telemetry.metrics import SlotMeters
 from shared.upstream.slots.slots import Slots
@@ -55,7 +56,8 @@ async def node(url: str, name: str, live_nodes: int = 1) -> AsyncIterator[Slots]
     await lane.open()
     hearing = asyncio.ensure_future(slots.run())
     deadline_s = time.monotonic() + 5
-    while lane.up and await redis.pubsub_numsub(f"ws:slots:{name}") != [(f"ws:slots:{name}".encode(), 1)]:
+    channel = keys.slots_channel(lane.database, name)
+    while lane.up and await redis.pubsub_numsub(channel) != [(channel, 1)]:
         assert time.monotonic() < deadline_s
         await asyncio.sleep(0.01)
     try:

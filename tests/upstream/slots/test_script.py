@@ -14,6 +14,7 @@ from redis import Redis
 
 from shared.domain.upstream_limits import Queue, Quota, QuotaUnit, UpstreamLimits, Window
 from shared.store import keys
+from shared.store.redis import database_of
 from shared.upstream.slots.cells import EPOCH_S, Cells, compile_cells
 from shared.upstream.slots.model import Done, State
 
@@ -62,7 +63,9 @@ class SideBySide(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.redis.flushdb()
-        self.script = self.redis.register_script(files("shared.upstream.slots").joinpath("slots.lua").read_text())
+        self.script = self.redis.register_script(
+            keys.scripted(files("shared.upstream.slots").joinpath("slots.lua").read_text(), database_of(self.redis))
+        )
         self.model = State()
         self.now_us = NOW_US
         self.taken: list[tuple[str, int, int]] = []
@@ -120,7 +123,7 @@ class SideBySide(RuleBasedStateMachine):
             message = self.ears.get_message(ignore_subscribe_messages=True, timeout=wait_s)
             if message is None:
                 break
-            found.append((message["channel"].decode().removeprefix("ws:slots:"), *message["data"].decode().split("\n")))
+            found.append((message["channel"].decode().rpartition(":")[2], *message["data"].decode().split("\n")))
         return found
 
     @rule(
@@ -198,8 +201,9 @@ def connected(redis_url: str) -> Iterator[Redis]:
 
 
 def test_script_and_model_agree(connected: Redis) -> None:
+    database = database_of(connected)
     with connected.pubsub() as ears:  # type: ignore[no-untyped-call]
-        ears.subscribe(keys.slots_channel("a"), keys.slots_channel("b"))
+        ears.subscribe(keys.slots_channel(database, "a"), keys.slots_channel(database, "b"))
         while ears.get_message(timeout=0.2) is not None:
             pass
         machine = type("Machine", (SideBySide,), {"redis": connected, "ears": ears})
