@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import hiredis
@@ -28,9 +27,10 @@ from shared.store.redis import Lane, RedisUnavailable, bulk
 from shared.telemetry.metrics import SlotMeters
 from shared.upstream.slots.alone import Alone
 from shared.upstream.slots.cells import LEARNED, LEASE_MS, compile_cells
-from shared.upstream.slots.line import Line, Packer
+from shared.upstream.slots.line import Line
 from shared.upstream.slots.model import GRANTED, REFUSED, Done
 from shared.upstream.slots.pauses import Pauses
+from shared.upstream.slots.script import Packer, source
 from shared.upstream.slots.slot import WHY, NoSlot, Slot, Waiter
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ class Slots:
         self._clock = clock
         self._meters = meters
         self._everyone = keys.slots_channel(lane.database)
-        source = files("shared.upstream.slots").joinpath("slots.lua").read_text()
-        self._script = lane.register(keys.scripted(source, lane.database))
+        self._script = lane.register(source(lane.database))
         self._pack = Packer(self._script, node_id)
         self._lines: dict[str, Line] = {}
         self._pauses = Pauses(lane, redis, clock, self._waits_for)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from shared.store import keys
 from shared.store.redis import database_of
 from shared.upstream.slots.cells import EPOCH_S, Cells, compile_cells
 from shared.upstream.slots.model import Done, State
+from shared.upstream.slots.script import source
 
 NOW_US = 20_000_000_000_000.0
 NODES = st.sampled_from(["a", "b", "dead"])
@@ -63,9 +63,7 @@ class SideBySide(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.redis.flushdb()
-        self.script = self.redis.register_script(
-            keys.scripted(files("shared.upstream.slots").joinpath("slots.lua").read_text(), database_of(self.redis))
-        )
+        self.script = self.redis.register_script(source(database_of(self.redis)))
         self.model = State()
         self.now_us = NOW_US
         self.taken: list[tuple[str, int, int]] = []
