@@ -12,7 +12,8 @@ SPARE = 256
 
 
 def allow(calls: int) -> int:
-    """Have the system allow files for so many calls at once, as far as it may be asked; how many it allows (getrlimit(2)).
+    """Have the system allow files for so many calls at once, as far as it may be asked; how many of them it allows
+    (getrlimit(2)).
 
     Logs a warning where that is too few: new clients would be turned away at the socket before `WAYSTATION_MAX_IN_FLIGHT`.
     """
