@@ -47,14 +47,13 @@ class Cells(msgspec.Struct, frozen=True):
     packed_admit_keys: bytes
     """RESP: number of keys, keys, and the empty `now`."""
     packed_admit_args: bytes
-    packed_record: bytes
-    packed_settle_count: bytes
+    """RESP: the record's cells and the cells."""
     packed_settle_keys: bytes
-    packed_settle_cells: bytes
     estimate_prefix: bytes
     done_prefix: bytes
     """The two keys that a settlement names by its event's id."""
     packed_settle_args: bytes
+    """RESP: the empty `now`, the mode, the cells."""
     rated: tuple[tuple[str, int], ...]
     """Unit and limit of each rate cell, in the order of admit.lua's reply."""
     record: bytes
@@ -89,14 +88,11 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         admit_keys=admit_keys,
         admit_args=admit_args,
         packed_admit_keys=bulk(b"%d" % len(admit_keys), *admit_keys, b""),
-        packed_admit_args=bulk(admit_args),
-        packed_record=bulk(record),
-        packed_settle_count=b"*%d\r\n" % (3 + 4 + len(touched) + 7),
-        packed_settle_keys=bulk(b"%d" % (4 + len(touched)), *admit_keys[:2]),
-        packed_settle_cells=bulk(*touched),
+        packed_admit_args=bulk(record, admit_args),
+        packed_settle_keys=bulk(*admit_keys[:2], *touched),
         estimate_prefix=keys.estimate(organisation_id, ""),
         done_prefix=keys.done(organisation_id, ""),
-        packed_settle_args=bulk(settle_args),
+        packed_settle_args=bulk(b"", b"actual", settle_args),
         settle_keys=touched,
         settle_args=settle_args,
         rated=tuple(("requests" if cell.kind in "rR" else "tokens", cell.limit) for cell in cells if cell.rate is not None),

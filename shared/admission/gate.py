@@ -1,8 +1,9 @@
 """Gate: the one trip in, and the one trip out.
 
-`admit` is one script call; calls admitted in the same turn of the event loop share one write. `settle` never waits: the
-script call and the usage event go out in the next write, and what Redis did not take is kept and tried again (settle.lua is
-idempotent by event id). Without Redis the degraded gate decides.
+Calls that are admitted in the same turn of the event loop leave in one write, and those of one key in one run of the script;
+so do settlements. `admit` waits for its answer. `settle` never waits: script call and usage event go out in the next write,
+and what Redis did not take is kept and tried again (settle.lua is idempotent by event id). Without Redis the degraded gate
+decides.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from typing import Any, Protocol
 
 import hiredis
 import msgspec
 from msgspec.structs import replace
 
+from shared.admission import packing
 from shared.admission.cells import Cells, compile_cells
 from shared.admission.degraded import DegradedGate
 from shared.admission.estimate import Quote, TypicalOutput
+from shared.admission.packing import MOST_EVENTS, MOST_TOGETHER, script
 from shared.admission.presence import Presence
 from shared.admission.restore import LEASE_MS, put_back
 from shared.admission.seeding import Seeder
@@ -33,22 +35,17 @@ from shared.domain.limits import Mode as LimitMode
 from shared.domain.tenancy import Principal
 from shared.domain.usage import UsageEvent
 from shared.store import keys
-from shared.store.redis import Lane, RedisUnavailable, Script, bulk
+from shared.store.redis import Command, Lane, RedisUnavailable
 
 __all__ = ["Admitted", "Ask", "Denied", "Gate", "Reservation", "Unready"]
 
 log = logging.getLogger(__name__)
 
-LEASE = bulk(b"%d" % LEASE_MS)
 SEED_WAIT_S = 2.0
-XADD = bulk(b"XADD", keys.USAGE_STREAM, b"*")
-MOST_TOGETHER = 100
-"""Events in one entry of the usage stream."""
-FIELDS = (bulk(b"e"), *[bulk(b"e%d" % number) for number in range(1, MOST_TOGETHER)])
 MOST_PENDING = 100_000
 MOST_COMPILED = 50_000
-MOST_PACKED = 20_000
-_PACKED: dict[int, bytes] = {}
+End = tuple[Reservation, UsageEvent]
+"""What was set aside, and what it came to."""
 
 
 class Holder(Protocol):
@@ -71,12 +68,8 @@ class Ask(msgspec.Struct):
     estimated_event: UsageEvent
     encoded_event: bytes
     boot: str = ""
-    """The life of Redis that it was put to."""
-
-
-def script(name: str) -> str:
-    """The source of a Lua script that lies beside this module."""
-    return files("shared.admission").joinpath(name).read_text()
+    """The life of Redis that it was put to; empty until it leaves."""
+    answer: asyncio.Future[list[int]] | None = None
 
 
 class Gate:
@@ -98,12 +91,16 @@ class Gate:
         self._admit = lane.register(script("admit.lua"))
         self._settle = lane.register(script("settle.lua"))
         self._restore = lane.register(script("restore.lua"))
-        self._admit_head = _head(self._admit)
-        self._settle_head = _head(self._settle)
+        self._admit_head = packing.head(self._admit)
+        self._settle_head = packing.head(self._settle)
+        self._leaving = self._commands
         self._live: dict[str, Reservation] = {}
+        self._asks: dict[int, list[Ask]] = {}
+        self._ends: dict[int, list[End]] = {}
+        """On their way to Redis, by the identity of their cells: those of one key go together."""
         self._events: list[bytes] = []
         """On their way to the stream: those of one write are one entry."""
-        self._pending: deque[tuple[Reservation, UsageEvent]] = deque(maxlen=MOST_PENDING)
+        self._pending: deque[End] = deque(maxlen=MOST_PENDING)
         self._compiled: dict[str, tuple[Holder, Cells]] = {}
         self._beside: dict[str, tuple[Holder, Cells]] = {}
         self._unanswered = 0
@@ -158,16 +155,9 @@ class Gate:
             self.typical.observe(event.key_id, event.model, event.output_tokens)
         if reservation.mode == "degraded":
             self._degraded.settle(reservation, event)
-        self._send(reservation, event)
         # An event that Redis does not take stays in the node's log, which sends what Postgres lacks.
         self._events.append(encoded)
-        if len(self._events) == 1:
-            self._lane.gather(self._entries)
-
-    def _entries(self) -> list[bytes]:
-        """The gathered events as entries of the usage stream: XADD in RESP."""
-        events, self._events = self._events, []
-        return [entry(events[start : start + MOST_TOGETHER]) for start in range(0, len(events), MOST_TOGETHER)]
+        self._send(reservation, event)
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was set aside for something that came to nothing: no event, nothing spent. Never blocks or raises."""
@@ -194,8 +184,11 @@ class Gate:
         if not (self._live or self._pending or self._unanswered):
             return
         self._lane.teach(self._restore, self._settle)
-        for _ in range(len(self._pending)):
-            self._send(*self._pending.popleft())
+        pending, self._pending = self._pending, deque(maxlen=MOST_PENDING)
+        for reservation, event in pending:
+            self._queue(reservation, event)
+        for packed, answered in self._settlements():
+            self._lane.post(packed, answered)
         restored = [put_back(self._lane, self._restore, reservation, boot) for reservation in self._live.values()]
         try:
             await asyncio.gather(*restored, self._lane.call(b"PING"))  # the PING's answer comes after all others'
@@ -227,17 +220,20 @@ class Gate:
 
     async def _ask(self, ask: Ask) -> list[int] | None:
         """admit.lua's reply; None when Redis cannot say."""
-        boot = self._presence.boot
-        if boot is None or not self._lane.up:
-            return None
-        ask.boot = boot
         for _ in range(2):
+            if self._presence.boot is None or not self._lane.up:
+                return None
+            ask.answer = self._lane.future()
+            self._asks.setdefault(id(ask.cells), []).append(ask)
+            self._lane.gather(self._leaving, soon=True)
             try:
-                return await self._lane.send(self._packed(ask, boot))  # type: ignore[no-any-return]
+                return await ask.answer
             except RedisUnavailable:
                 return None
             except asyncio.CancelledError:  # the client left in between: nobody will hear the answer
-                self._send(*self._void(ask))
+                ask.answer.cancel()
+                if ask.boot:
+                    self._send(*self._void(ask))
                 raise
             except hiredis.ReplyError as error:
                 if not str(error).startswith("NOSCRIPT"):
@@ -246,27 +242,45 @@ class Gate:
                 self._lane.teach(self._admit, self._settle)
         return None
 
-    def _packed(self, ask: Ask, boot: str) -> bytes:
-        """admit.lua's call in RESP; its argument list is the script's header."""
-        cells, bound = ask.cells, ask.quote.bound
-        cap = -1 if bound.output_cap is None else bound.output_cap
-        numbers = (
-            bound.fixed_nano_usd, bound.full_nano_usd, bound.output_nano_per_mtok, cap, bound.choices,
-            bound.least_output_cap, ask.quote.rate_tokens,
-        )  # fmt: skip
-        return b"".join(
-            (
-                b"*%d\r\n" % (3 + len(cells.admit_keys) + 14),
-                self._admit_head,
-                cells.packed_admit_keys,
-                b"$36\r\n%b\r\n$%d\r\n%b\r\n" % (ask.event_id.encode(), len(boot), boot.encode()),
-                LEASE,
-                *[_PACKED.get(number) or packed_number(number) for number in numbers],
-                cells.packed_record,
-                b"$%d\r\n%b\r\n" % (len(ask.encoded_event), ask.encoded_event),
-                cells.packed_admit_args,
-            )
-        )
+    def _commands(self) -> list[Command]:
+        """All that leaves with this write. Ends go first: the next call may need what they free."""
+        commands = [*self._settlements(), *self._admissions()]
+        events, self._events = self._events, []
+        for start in range(0, len(events), MOST_EVENTS):
+            commands.append((packing.entry(events[start : start + MOST_EVENTS]), None))
+        return commands
+
+    def _admissions(self) -> Iterator[Command]:
+        waiting, self._asks = self._asks, {}
+        boot = self._presence.boot
+        for of_key in waiting.values():
+            asks = [ask for ask in of_key if ask.answer is not None and not ask.answer.done()]
+            for start in range(0, len(asks), MOST_TOGETHER):
+                some = asks[start : start + MOST_TOGETHER]
+                if boot is None:  # that life ended in this very turn
+                    self._answer(some, RedisUnavailable("Redis begins a new life"))
+                    continue
+                for ask in some:
+                    ask.boot = boot
+                yield packing.admission(self._admit_head, some, boot), partial(self._answer, some)
+
+    @staticmethod
+    def _answer(asks: Sequence[Ask], reply: Any) -> None:
+        failed = isinstance(reply, Exception)
+        for number, ask in enumerate(asks):
+            if ask.answer is None or ask.answer.done():
+                continue
+            if failed:
+                ask.answer.set_exception(reply)
+            else:
+                ask.answer.set_result(reply[number])
+
+    def _settlements(self) -> Iterator[Command]:
+        waiting, self._ends = self._ends, {}
+        for ends in waiting.values():
+            for start in range(0, len(ends), MOST_TOGETHER):
+                some = ends[start : start + MOST_TOGETHER]
+                yield packing.settlement(self._settle_head, some), partial(self._settled, some)
 
     async def _seeded(self, cells: Cells) -> bool:
         """Have the key's budget cells rebuilt, waiting a little; the rebuilding goes on if the wait is over."""
@@ -308,7 +322,7 @@ class Gate:
         reservation.boot = ask.boot
         if reserved != reservation.reserved_nano_usd:
             reservation.clamp(reserved, cap)
-        if len(reply) > 4:
+        if ask.cells.rated:
             reservation.standing = _standing(ask.cells, reply)
         self._live[ask.event_id] = reservation
         if self._presence.boot is not None and self._presence.boot != ask.boot:  # `enter` came too early for it
@@ -318,32 +332,19 @@ class Gate:
         return Admitted(reservation)
 
     def _send(self, reservation: Reservation, event: UsageEvent) -> None:
-        """settle.lua's call in RESP."""
-        cells = reservation.cells
-        event_id = event.event_id.encode()
-        boot = reservation.boot.encode()
-        cost, tokens = b"%d" % event.cost_nano_usd, b"%d" % (event.input_tokens + event.output_tokens)
-        packed = b"".join(
-            (
-                cells.packed_settle_count,
-                self._settle_head,
-                cells.packed_settle_keys,
-                b"$%d\r\n%b%b\r\n" % (len(cells.estimate_prefix) + 36, cells.estimate_prefix, event_id),
-                b"$%d\r\n%b%b\r\n" % (len(cells.done_prefix) + 36, cells.done_prefix, event_id),
-                cells.packed_settle_cells,
-                b"$0\r\n\r\n$36\r\n%b\r\n$%d\r\n%b\r\n" % (event_id, len(boot), boot),
-                b"$6\r\nactual\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(cost), cost, len(tokens), tokens),
-                cells.packed_settle_args,
-            )
-        )
-        self._unanswered += 1
-        self._lane.post(packed, partial(self._settled, reservation, event))
+        """settle.lua, with the next write."""
+        self._queue(reservation, event)
+        self._lane.gather(self._leaving, soon=False)
 
-    def _settled(self, reservation: Reservation, event: UsageEvent, reply: Any) -> None:
-        self._unanswered -= 1
+    def _queue(self, reservation: Reservation, event: UsageEvent) -> None:
+        self._ends.setdefault(id(reservation.cells), []).append((reservation, event))
+        self._unanswered += 1
+
+    def _settled(self, ends: Sequence[End], reply: Any) -> None:
+        self._unanswered -= len(ends)
         if not isinstance(reply, Exception):
             return
-        self._pending.append((reservation, event))
+        self._pending.extend(ends)
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("NOSCRIPT"):
                 self._lane.teach(self._admit, self._settle)
@@ -359,26 +360,6 @@ class Gate:
         answer.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
 
-def packed_number(number: int) -> bytes:
-    """A number in RESP; most are a model's or a key's own and come again and again."""
-    packed = _PACKED.get(number)
-    if packed is None:
-        packed = bulk(b"%d" % number)
-        if len(_PACKED) < MOST_PACKED:
-            _PACKED[number] = packed
-    return packed
-
-
-def entry(events: Sequence[bytes]) -> bytes:
-    """XADD of one entry with these events, in RESP: the fields `e`, `e1`, `e2`…"""
-    fields = [b"%b$%d\r\n%b\r\n" % (name, len(event), event) for name, event in zip(FIELDS, events, strict=False)]
-    return b"*%d\r\n%b%b" % (3 + 2 * len(fields), XADD, b"".join(fields))
-
-
-def _head(script: Script) -> bytes:
-    return bulk(b"EVALSHA", script.sha)
-
-
 def _unpriced(ask: Ask) -> Denied:
     budget = next(cell for cell in ask.cells.cells if cell.kind == "b")
     return Denied(kind="unpriced", scope=budget.scope, limit=budget.limit, wanted=0, remaining=0, retry_after_ms=None)
@@ -387,11 +368,9 @@ def _unpriced(ask: Ask) -> Denied:
 def _standing(cells: Cells, reply: list[int]) -> dict[str, LimitStanding]:
     """Of each unit the limit that is nearest to its end."""
     tightest: dict[str, LimitStanding] = {}
-    at = 4
-    for unit, limit in cells.rated:
-        remaining = reply[at]
-        known = tightest.get(unit)
-        if known is None or remaining < known.remaining:
-            tightest[unit] = LimitStanding(unit=unit, limit=limit, remaining=remaining, reset_ms=reply[at + 1])
-        at += 3
+    for at in (4, 7):
+        number = reply[at]
+        if number:
+            unit, limit = cells.rated[number - 1]
+            tightest[unit] = LimitStanding(unit=unit, limit=limit, remaining=reply[at + 1], reset_ms=reply[at + 2])
     return tightest

@@ -1,4 +1,5 @@
-"""The scripts' model in Python: the same transitions over dictionaries, with time as an argument.
+"""The scripts' model in Python: the same transitions over dictionaries, with time as an argument; one call at a time, where the
+scripts take those of a write together.
 
 Tests run it side by side with the Lua on a real Redis. A node that has lost Redis decides with it (degraded.py).
 """
@@ -12,7 +13,7 @@ import msgspec
 
 from shared.admission.budget import Bound, set_aside
 from shared.admission.cells import Cell
-from shared.admission.window import EPOCH_S, Passed, Wait, advance, correct
+from shared.admission.window import EPOCH_S, Passed, Rate, Wait, advance, correct
 
 
 class No(msgspec.Struct, frozen=True):
@@ -29,12 +30,13 @@ class Unseeded(msgspec.Struct, frozen=True):
 
 
 class Yes(msgspec.Struct, frozen=True):
-    """`rates`: (remaining, reset_ms, refused in shadow) of each rate cell."""
+    """`nearest`: of the request rates and of the token rates the one that is nearest to its end: (cell, remaining, reset_ms),
+    zeros where there is none."""
 
     reserved_nano_usd: int
     output_cap: int | None
     soft_unseeded: int
-    rates: tuple[tuple[int, int, int], ...]
+    nearest: tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 def born(boot: str) -> int:
@@ -85,7 +87,7 @@ class State:
         left: int | None = None
         left_cell, soft_unseeded = 0, 0
         tats: dict[bytes, float] = {}
-        rates: list[tuple[int, int, int]] = []
+        nearest = {"r": (0, 0, 0), "t": (0, 0, 0)}
         charged: list[bytes] = []
         for number, cell in enumerate(cells, 1):
             kind = cell.kind.lower()
@@ -97,7 +99,9 @@ class State:
                     retry_ms = -1 if end.retry_ms is None else end.retry_ms
                     if cell.enforced and (no is None or (no.retry_ms != -1 and (retry_ms == -1 or retry_ms > no.retry_ms))):
                         no = No(number, retry_ms, cost, end.remaining)
-                rates.append(self._rate(cell, end, now_us))
+                remaining = self._remaining(cell.rate, end, now_us)
+                if nearest[kind][0] == 0 or remaining < nearest[kind][1]:
+                    nearest[kind] = number, remaining, math.ceil((end.tat_us - now_us) / 1000)
             elif kind == "c":
                 held = self.slots.get(cell.key, {})
                 if len(held) >= cell.limit:
@@ -128,7 +132,7 @@ class State:
         for key in charged:
             self.budgets[key].reserved += aside.reserved_nano_usd
         self.records[event_id] = Record(boot, aside.reserved_nano_usd, rate_tokens, now_ms + lease_ms)
-        return Yes(aside.reserved_nano_usd, aside.output_cap, soft_unseeded, tuple(rates))
+        return Yes(aside.reserved_nano_usd, aside.output_cap, soft_unseeded, (nearest["r"], nearest["t"]))
 
     def settle(
         self,
@@ -201,8 +205,5 @@ class State:
         return None if tat is None or tat <= now_us - 1_000_000 else tat
 
     @staticmethod
-    def _rate(cell: Cell, end: Passed | Wait, now_us: float) -> tuple[int, int, int]:
-        assert cell.rate is not None
-        ahead = end.tat_us - now_us
-        remaining = max(0, math.floor((cell.rate.span_us - ahead) / cell.rate.us_per_unit + 0.000001))
-        return remaining, math.ceil(ahead / 1000), 1 if isinstance(end, Wait) else 0
+    def _remaining(rate: Rate, end: Passed | Wait, now_us: float) -> int:
+        return max(0, math.floor((rate.span_us - (end.tat_us - now_us)) / rate.us_per_unit + 0.000001))

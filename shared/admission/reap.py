@@ -80,11 +80,11 @@ class Reaper:
             keys=[
                 keys.reservations(organisation_id),
                 keys.reservation_records(organisation_id),
+                *settle_keys([(kind, key) for kind, key, _ in touched]),
                 keys.estimate(organisation_id, event_id),
                 keys.done(organisation_id, event_id),
-                *settle_keys([(kind, key) for kind, key, _ in touched]),
             ],
-            args=["", event_id, boot, mode, event.cost_nano_usd, tokens, cells],
+            args=["", mode, cells, event_id, boot, event.cost_nano_usd, tokens],
         )
 
 

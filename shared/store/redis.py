@@ -87,8 +87,10 @@ class Script(msgspec.Struct, frozen=True):
 
 Answered = Callable[[Any], None]
 """Gets the reply, or the exception in its place."""
-Gathered = Callable[[], Sequence[bytes]]
-"""Gives packed commands, whose replies nobody wants, when they are about to leave."""
+Command = tuple[bytes, Answered | None]
+"""A packed command, and who hears of it."""
+Gathered = Callable[[], Sequence[Command]]
+"""Gives commands when they are about to leave: what belongs together by then is one."""
 
 
 def hand_over(answer: asyncio.Future[Any] | Answered, reply: Any) -> None:
@@ -147,9 +149,7 @@ class Wire(asyncio.Protocol):
 
     def send(self, packed: bytes, answer: asyncio.Future[Any] | Answered | None) -> None:
         """One command, already packed, in this turn's write. Its answer goes to a future, to a function, or nowhere."""
-        if not self._soon:
-            self._soon = True
-            self.loop.call_soon(self._flush)
+        self._leave_soon()
         self._out.append(packed)
         self._waiting.append((answer, self.loop.time()))
 
@@ -159,10 +159,19 @@ class Wire(asyncio.Protocol):
         self._out.append(packed)
         self._waiting.append((answer, self.loop.time()))
 
-    def gather(self, gathered: Gathered) -> None:
-        """Commands that are only made for the next write, LINGER_S from now at the latest."""
-        self._leave_later()
-        self._gathered.append(gathered)
+    def gather(self, gathered: Gathered, *, soon: bool) -> None:
+        """Commands that are only made for the next write: this turn's, or LINGER_S from now at the latest."""
+        if soon:
+            self._leave_soon()
+        else:
+            self._leave_later()
+        if gathered not in self._gathered:
+            self._gathered.append(gathered)
+
+    def _leave_soon(self) -> None:
+        if not self._soon:
+            self._soon = True
+            self.loop.call_soon(self._flush)
 
     def _leave_later(self) -> None:
         if not self._soon and self._later is None:
@@ -183,9 +192,9 @@ class Wire(asyncio.Protocol):
             return
         transport.abort()
         self._out.clear()
-        self._gather()  # whoever gathers must not wait for a write that will never be
         waiting, self._waiting = self._waiting, deque()
-        for answer, _ in waiting:
+        late = [answer for _, answer in self._gather()]  # whoever gathers must not wait for a write that will never be
+        for answer in (*(answer for answer, _ in waiting), *late):
             if answer is not None:
                 hand_over(answer, RedisUnavailable(f"Redis {why}"))
         self._lost(self)
@@ -196,16 +205,16 @@ class Wire(asyncio.Protocol):
             self._later.cancel()
             self._later = None
         if self._transport is not None:
-            for packed in self._gather() if self._gathered else ():
+            for packed, answer in self._gather() if self._gathered else ():
                 self._out.append(packed)
-                self._waiting.append((None, self.loop.time()))
+                self._waiting.append((answer, self.loop.time()))
             if self._out:
                 self._transport.write(b"".join(self._out))
         self._out.clear()
 
-    def _gather(self) -> list[bytes]:
+    def _gather(self) -> list[Command]:
         gathered, self._gathered = self._gathered, []
-        return [packed for commands in gathered for packed in commands()]
+        return [command for commands in gathered for command in commands()]
 
 
 class Lane:
@@ -283,13 +292,21 @@ class Lane:
         elif answered is not None:
             answered(RedisUnavailable("Redis is away"))
 
-    def gather(self, gathered: Gathered) -> None:
-        """Have `gathered` asked for its commands right before the next write; at once, and in vain, when Redis is away."""
+    def gather(self, gathered: Gathered, *, soon: bool) -> None:
+        """Have `gathered` asked for its commands right before the next write, or `soon` this turn's; at once, and in vain, when
+        Redis is away."""
         wire = self._wire
         if wire is not None:
-            wire.gather(gathered)
-        else:
-            gathered()
+            wire.gather(gathered, soon=soon)
+            return
+        for _, answered in gathered():
+            if answered is not None:
+                answered(RedisUnavailable("Redis is away"))
+
+    def future(self) -> asyncio.Future[Any]:
+        """For an answer that is somebody else's to hand over."""
+        loop = asyncio.get_running_loop() if self._wire is None else self._wire.loop
+        return loop.create_future()
 
     def teach(self, *scripts: Script) -> None:
         """Load scripts in front of the next call, for a server that forgot them (SCRIPT FLUSH)."""

@@ -6,16 +6,19 @@ import json
 from collections.abc import Iterator
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis import Redis
 
+from shared.admission import packing
 from shared.admission.budget import Bound
 from shared.admission.cells import Cells, compile_cells
-from shared.admission.gate import script
+from shared.admission.estimate import Quote
 from shared.admission.model import BudgetState, No, State, Unseeded, Yes
+from shared.admission.packing import script
 from shared.admission.window import EPOCH_S
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.store import keys
@@ -46,6 +49,27 @@ def cells_of(limit: int, burst: int | None, tokens: int, concurrent: int, nano: 
         ],
         NOW_S,
     )
+
+
+Wanted = tuple[int, int, int | None, int, int]
+CALLS = st.tuples(
+    st.integers(0, 100_000), st.integers(0, 5_000_000_000), st.none() | st.integers(0, 4_000), st.integers(1, 3),
+    st.integers(0, 600),
+)  # fmt: skip
+"""Fixed cost, price, output cap, choices, tokens."""
+ENDS = st.tuples(st.integers(0, 30), st.integers(0, 3_000_000), st.integers(0, 2_000))
+"""Which call, cost, tokens."""
+
+
+def as_the_script_says(said: Yes | No | Unseeded) -> list[int]:
+    match said:
+        case Yes():
+            cap = -1 if said.output_cap is None else said.output_cap
+            return [1, said.reserved_nano_usd, cap, said.soft_unseeded, *said.nearest[0], *said.nearest[1]]
+        case No():
+            return [0, said.cell, said.retry_ms, said.wanted, said.remaining]
+        case Unseeded():
+            return [2, said.cell]
 
 
 class SideBySide(RuleBasedStateMachine):
@@ -86,57 +110,43 @@ class SideBySide(RuleBasedStateMachine):
     def time_passes(self, us: float) -> None:
         self.now_us += us
 
-    @rule(
-        fixed=st.integers(0, 100_000),
-        price=st.integers(0, 5_000_000_000),
-        cap=st.none() | st.integers(0, 4_000),
-        choices=st.integers(1, 3),
-        tokens=st.integers(0, 600),
-    )
-    def admit(self, fixed: int, price: int, cap: int | None, choices: int, tokens: int) -> None:
-        full = 0 if cap is None else fixed + -(-cap * choices * price // 1_000_000)
-        bound = Bound(0 if cap is None else fixed, full, price, cap, choices)
-        event_id = f"01910000-0000-7000-8000-{len(self.ids):012d}"
-        self.ids.append(event_id)
-        reply: Any = self.admit_script(
+    @rule(calls=st.lists(CALLS, min_size=1, max_size=5))
+    def admit(self, calls: list[Wanted]) -> None:
+        """In one run of the script; in the model one after another."""
+        said, numbers, named = [], list[int](), list[str | bytes]()
+        for fixed, price, cap, choices, tokens in calls:
+            full = 0 if cap is None else fixed + -(-cap * choices * price // 1_000_000)
+            bound = Bound(0 if cap is None else fixed, full, price, cap, choices)
+            event_id = f"01910000-0000-7000-8000-{len(self.ids):012d}"
+            self.ids.append(event_id)
+            numbers += packing.numbers_of(Quote(bound, 0, tokens, priced=True))
+            named += event_id, b"event"
+            said.append(self.model.admit(event_id, self.boot, self.cells.cells, bound, tokens, LEASE_MS, self.now_us))
+        replies: Any = self.admit_script(
             keys=self.cells.admit_keys,
             args=[
-                repr(self.now_us), event_id, self.boot, LEASE_MS, bound.fixed_nano_usd, full, price,
-                -1 if cap is None else cap, choices, bound.least_output_cap, tokens, self.cells.record, b"event",
-                self.cells.admit_args,
+                repr(self.now_us), self.boot, LEASE_MS, self.cells.record, self.cells.admit_args,
+                msgspec.msgpack.encode(numbers), *named,
             ],
         )  # fmt: skip
-        said = self.model.admit(event_id, self.boot, self.cells.cells, bound, tokens, LEASE_MS, self.now_us)
-        match said:
-            case Yes():
-                expected = [1, said.reserved_nano_usd, -1 if said.output_cap is None else said.output_cap, said.soft_unseeded]
-                assert reply[:4] == expected
-                assert [tuple(reply[at : at + 3]) for at in range(4, len(reply), 3)] == list(said.rates)
-            case No():
-                assert reply == [0, said.cell, said.retry_ms, said.wanted, said.remaining]
-            case Unseeded():
-                assert reply == [2, said.cell]
+        assert replies == [as_the_script_says(one) for one in said]
 
-    @rule(at=st.integers(0, 30), cost=st.integers(0, 3_000_000), tokens=st.integers(0, 2_000), estimate=st.booleans())
-    def settle(self, at: int, cost: int, tokens: int, estimate: bool) -> None:
-        """Also twice, also of calls that were never admitted, also after an estimate."""
+    @rule(ends=st.lists(ENDS, min_size=1, max_size=5), estimate=st.booleans())
+    def settle(self, ends: list[tuple[int, int, int]], estimate: bool) -> None:
+        """Also twice, also of calls that were never admitted, also after an estimate; in one run of the script."""
         if not self.ids:
             return
-        event_id = self.ids[at % len(self.ids)]
-        reply: Any = self.settle_script(
-            keys=[
-                *self.cells.admit_keys[:2],
-                keys.estimate(ORGANISATION, event_id),
-                keys.done(ORGANISATION, event_id),
-                *self.cells.settle_keys,
-            ],
-            args=[
-                repr(self.now_us), event_id, self.boot, "estimate" if estimate else "actual", cost, tokens,
-                self.cells.settle_args,
-            ],
-        )  # fmt: skip
-        said = self.model.settle(event_id, self.boot, self.cells.cells, cost, tokens, self.now_us, estimate=estimate)
-        assert reply[0] == said
+        said, markers, named = [], list[bytes](), list[str | int]()
+        for at, cost, tokens in ends:
+            event_id = self.ids[at % len(self.ids)]
+            markers += keys.estimate(ORGANISATION, event_id), keys.done(ORGANISATION, event_id)
+            named += event_id, self.boot, cost, tokens
+            said.append(self.model.settle(event_id, self.boot, self.cells.cells, cost, tokens, self.now_us, estimate=estimate))
+        replies: Any = self.settle_script(
+            keys=[*self.cells.admit_keys[:2], *self.cells.settle_keys, *markers],
+            args=[repr(self.now_us), "estimate" if estimate else "actual", self.cells.settle_args, *named],
+        )
+        assert replies == said
 
     @rule(which=st.integers(0, 1))
     def a_budget_is_lost(self, which: int) -> None:
@@ -203,9 +213,9 @@ def test_a_late_settlement_of_an_empty_cell_counts_from_now(connected: Redis) ->
     """Whether Redis has dropped the cell yet or not: it keeps one for a second longer than it is needed."""
     machine = type("Machine", (SideBySide,), {"redis": connected})()
     machine.configure(limit=1, burst=None, tokens=10, concurrent=1, nano=0, mode=Mode.ENFORCE, hard=False)
-    machine.admit(cap=None, choices=1, fixed=0, price=0, tokens=0)
+    machine.admit([(0, 0, None, 1, 0)])
     machine.time_passes(us=999_000.0)
-    machine.settle(at=0, cost=0, estimate=False, tokens=1)
+    machine.settle([(0, 0, 1)], estimate=False)
     machine.both_hold_the_same()
     (cell,) = [cell for cell in machine.cells.cells if cell.kind in "tT"]
     assert float(cast(bytes, connected.get(cell.key))) == machine.now_us + cell.rate.us_per_unit
