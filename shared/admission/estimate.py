@@ -62,7 +62,9 @@ def quote(
         bound = Bound(0, 0, 0, cap, choices)
         return Quote(bound, input_tokens, rate_tokens, priced=False)
     input_price, output_price = price.most(input_tokens)
-    fixed = -(-input_tokens * input_price // MTOK) + price.request_nano + audio_nano_usd(most_audio_ms, price)
+    fixed = -(-input_tokens * input_price // MTOK) + price.request_nano
+    if most_audio_ms:
+        fixed += audio_nano_usd(most_audio_ms, price)
     full = fixed + -(-cap * choices * output_price // MTOK)
     return Quote(Bound(fixed, full, output_price, cap, choices), input_tokens, rate_tokens, priced=True)
 

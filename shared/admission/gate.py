@@ -134,19 +134,32 @@ class Gate:
         return cells
 
     async def admit(self, ask: Ask) -> Admitted | Denied | Unready:
-        """One round trip; a second one only after an unseeded budget was rebuilt."""
+        """One round trip; a second one only after an unseeded budget was rebuilt, or for a Redis that forgot the script."""
         if not ask.quote.priced and ask.cells.hard_budget:
             return _unpriced(ask)
-        reply = await self._ask(ask)
-        if isinstance(reply, list) and reply[0] == 2:
-            if not await self._seeded(ask.cells):
+        taught = seeded = False
+        while self._presence.boot is not None and self._lane.up:
+            try:
+                reply = await self._put(ask)
+            except RedisUnavailable:
+                break
+            except asyncio.CancelledError:  # the client left in between: nobody will hear the answer
+                if ask.boot:
+                    self._send(*self._void(ask))
+                raise
+            except hiredis.ReplyError as error:
+                if taught or not str(error).startswith("NOSCRIPT"):
+                    log.error("admission script failed: %s", error)
+                    break
+                taught = True
+                self._lane.teach(self._admit, self._settle)
+                continue
+            if reply[0] != 2:
+                return self._verdict(ask, reply)
+            if seeded or not await self._seeded(ask.cells):
                 return Unready("unseeded", 1000)
-            reply = await self._ask(ask)
-            if isinstance(reply, list) and reply[0] == 2:
-                return Unready("unseeded", 1000)
-        if reply is None:
-            return self._without_redis(ask)
-        return self._verdict(ask, reply)
+            seeded = True
+        return self._without_redis(ask)
 
     def settle(self, reservation: Reservation, event: UsageEvent, encoded: bytes) -> None:
         """Book the call's end. Never blocks and never raises."""
@@ -218,29 +231,15 @@ class Gate:
         while self._unanswered and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
-    async def _ask(self, ask: Ask) -> list[int] | None:
-        """admit.lua's reply; None when Redis cannot say."""
-        for _ in range(2):
-            if self._presence.boot is None or not self._lane.up:
-                return None
-            ask.answer = self._lane.future()
-            self._asks.setdefault(id(ask.cells), []).append(ask)
-            self._lane.gather(self._leaving, soon=True)
-            try:
-                return await ask.answer
-            except RedisUnavailable:
-                return None
-            except asyncio.CancelledError:  # the client left in between: nobody will hear the answer
-                ask.answer.cancel()
-                if ask.boot:
-                    self._send(*self._void(ask))
-                raise
-            except hiredis.ReplyError as error:
-                if not str(error).startswith("NOSCRIPT"):
-                    log.error("admission script failed: %s", error)
-                    return None
-                self._lane.teach(self._admit, self._settle)
-        return None
+    def _put(self, ask: Ask) -> asyncio.Future[list[int]]:
+        """With this turn's write; the future is admit.lua's reply."""
+        ask.answer = answer = self._lane.future()
+        together = self._asks.get(id(ask.cells))
+        if together is None:
+            together = self._asks[id(ask.cells)] = []
+        together.append(ask)
+        self._lane.gather(self._leaving, soon=True)
+        return answer
 
     def _commands(self) -> list[Command]:
         """All that leaves with this write. Ends go first: the next call may need what they free."""

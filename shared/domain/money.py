@@ -147,7 +147,8 @@ def cost_nano_usd(usage: Usage, price: Price) -> NanoUsd:
     """Cost of `usage` at `price`, rounded up once to a whole nano-USD (sound by itself: its unit is another)."""
     per_token = price.at(usage.input_tokens)
     millionths = _input(usage, per_token) + _output(usage, per_token)
-    return -(-millionths // MTOK) + price.request_nano + audio_nano_usd(usage.audio_ms, price)
+    sound = audio_nano_usd(usage.audio_ms, price) if usage.audio_ms else 0
+    return -(-millionths // MTOK) + price.request_nano + sound
 
 
 def output_nano_usd(usage: Usage, price: Price) -> NanoUsd:

@@ -54,18 +54,30 @@ class Unsuited(Refused):
     """The deployment cannot be asked for this: its format has no word for it. Another's may."""
 
 
-async def attempt(x: Exchange) -> UpstreamResponse:
-    """Send the call to its deployment; a 2xx answer comes back, anything else raises Refused."""
+async def have_media(x: Exchange) -> None:
+    """What a call names by URL, where its provider takes only bytes. Raises Refused."""
     try:
-        request = await prepared(x)
-        intend(x)
-        x.sent_s = now_s = x.gateway.clock.monotonic_s()
+        await fetch(x)
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
+    except Refused as no:
+        raise unsuited(x, no) from None
+
+
+def leaving(x: Exchange) -> UpstreamRequest:
+    """The attempt's request, with nothing left to do but to send it. Raises Refused."""
+    try:
+        request = encode(x)
+    except TransportError as error:
+        raise refused(x, failure_of(error)) from None
+    except Refused as no:
+        raise unsuited(x, no) from None
+    intend(x)
+    x.sent_s = now_s = x.gateway.clock.monotonic_s()
     within_s = min(x.deadline_s - now_s, patience_s(x))
     if request.first_byte_timeout_s > within_s:
         request = replace(request, first_byte_timeout_s=max(0.0, within_s))
-    return await send(x, request)
+    return request
 
 
 def patience_s(x: Exchange) -> float:
@@ -76,15 +88,9 @@ def patience_s(x: Exchange) -> float:
     return math.inf if slow_s is None else max(LEAST_PATIENCE_S, PATIENCE * slow_s)
 
 
-async def prepared(x: Exchange) -> UpstreamRequest:
-    """Raises Unsuited, TransportError."""
-    try:
-        if x.call.media.by_reference:
-            await fetch(x)
-        return encode(x)
-    except Refused as refused:
-        x.outcome, x.passed_over = Outcome.REJECTED, "unsuited"
-        raise Unsuited(refused.refusal) from None
+def unsuited(x: Exchange, no: Refused) -> Unsuited:
+    x.outcome, x.passed_over = Outcome.REJECTED, "unsuited"
+    return Unsuited(no.refusal)
 
 
 async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
@@ -94,15 +100,19 @@ async def send(x: Exchange, request: UpstreamRequest) -> UpstreamResponse:
     except TransportError as error:
         raise refused(x, failure_of(error)) from None
     x.said = response
-    if 200 <= response.status < 300:
-        return response
+    if not 200 <= response.status < 300:
+        raise await said_no(x, response)
+    return response
+
+
+async def said_no(x: Exchange, response: UpstreamResponse) -> Refused:
     try:
         body = await response.read(MAX_ERROR_BYTES)
     except TransportError:
         body = b""
     finally:
         response.close()
-    raise refused(x, classify(response.status, response.headers, body, x.gateway.clock.now_s()))
+    return refused(x, classify(response.status, response.headers, body, x.gateway.clock.now_s()))
 
 
 def encode(x: Exchange) -> UpstreamRequest:

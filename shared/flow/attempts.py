@@ -17,6 +17,7 @@ from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome
 from shared.flow import attempt, door, hedge, paid, record, relay, sessions
 from shared.routing.plan import CURABLE
+from shared.upstream.transport import UpstreamResponse
 
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
@@ -75,11 +76,18 @@ def begin(x: Exchange, deployment: Deployment) -> None:
 
 async def once(x: Exchange) -> None:
     """The attempt that has begun. Raises Refused."""
+    response: UpstreamResponse | None = None
     try:
-        await door.enter(x)
-        response = await attempt.attempt(x)
-        await relay.relay(x, response)
+        if door.guarded(x):
+            await door.be_let_in(x)
+        door.enter(x)
+        if x.call.media.by_reference:
+            await attempt.have_media(x)
+        response = await attempt.send(x, attempt.leaving(x))
+        await (relay.relay_stream(x, response) if x.call.stream else relay.relay_whole(x, response))
     finally:
+        if response is not None:
+            response.close()
         door.go(x)
 
 

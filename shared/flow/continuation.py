@@ -80,8 +80,12 @@ async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: Usage)
     """One more attempt, from where the stream stands. A Refused: it did not begin."""
     asked = x.attempts
     try:
-        await door.enter(x)
-        response = await attempt.attempt(x)
+        if door.guarded(x):
+            await door.be_let_in(x)
+        door.enter(x)
+        if x.call.media.by_reference:
+            await attempt.have_media(x)
+        response = await attempt.send(x, attempt.leaving(x))
     except Refused as refused:
         tap.charge(charged)
         return refused

@@ -1,8 +1,8 @@
 """Door: what an attempt passes on its way to a deployment, and tells on its way back.
 
 In: the deployment's breaker and its connection's lock, as the one probe where that is due; a slot, where the connection has
-limits. Out: the slot is free, and load, breaker and limits hear how it went. While all is well and nothing is limited, the way
-in is two look-ups.
+limits. Out: the slot is free, and load, breaker and limits hear how it went. While all is well and nothing is limited, nobody
+guards it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,22 @@ class Skipped(Refused):
     """The deployment is not to be asked now: it is shut, cooling down, locked or at its limits, and somebody else can be."""
 
 
-async def enter(x: Exchange) -> None:
+def guarded(x: Exchange) -> bool:
+    """Whether it is more than two look-ups to get in: something somewhere is not well, or this connection has limits."""
+    return bool(x.gateway.health.marks) or x.gateway.slots.limited(x.deployment.connection)
+
+
+async def be_let_in(x: Exchange) -> None:
     """Raises Skipped."""
-    gateway, deployment = x.gateway, x.deployment
-    if gateway.health.marks:
+    if x.gateway.health.marks:
         await be_let_through(x)
-    if gateway.slots.limited(deployment.connection):
+    if x.gateway.slots.limited(x.deployment.connection):
         await have_slot(x)
-    gateway.load.started(deployment.key)
+
+
+def enter(x: Exchange) -> None:
+    """After `be_let_in`, where the door is guarded."""
+    x.gateway.load.started(x.deployment.key)
     x.entered = True
 
 

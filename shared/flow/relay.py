@@ -38,18 +38,8 @@ OPENING_S = 5.0
 """A stream that has opened and made nothing yet is the client's after so long."""
 
 
-async def relay(x: Exchange, response: UpstreamResponse) -> None:
-    """Raises Refused while nothing has gone out; sets outcome and usage on the exchange."""
-    try:
-        if x.call.stream:
-            await relay_stream(x, response)
-        else:
-            await relay_whole(x, response)
-    finally:
-        response.close()
-
-
 async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
+    """Raises Refused; sets outcome and usage on the exchange."""
     try:
         body = await response.read(x.gateway.settings.max_reply_bytes)
     except TransportError as error:
@@ -76,6 +66,7 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
 
 
 async def relay_stream(x: Exchange, response: UpstreamResponse) -> None:
+    """Raises Refused while nothing has gone out; sets outcome and usage on the exchange."""
     if not response.headers.get("content-type", "").startswith(STREAMS):
         body = await read_quietly(response)
         raise attempt.refused(x, malformed("no event stream", response, body))

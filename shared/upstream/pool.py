@@ -42,10 +42,20 @@ class Pool:
         channel = self._take() if not self._waiting else None
         if channel is None:
             channel = await self._acquire(request, fresh=False)
+        head = self._begin(channel, request)
         try:
-            reply = await self._exchange(channel, request)
+            reply = await head
         except WentStale:
-            reply = await self._exchange(await self._acquire(request, fresh=True), request)
+            channel = await self._acquire(request, fresh=True)
+            head = self._begin(channel, request)
+            try:
+                reply = await head
+            except asyncio.CancelledError:
+                channel.give_up(head)
+                raise
+        except asyncio.CancelledError:
+            channel.give_up(head)
+            raise
         return decoded(reply) if "content-encoding" in reply.headers else reply
 
     async def close(self) -> None:
@@ -106,16 +116,11 @@ class Pool:
 
     # -- channels
 
-    async def _exchange(self, channel: Channel, request: UpstreamRequest) -> Reply:
+    def _begin(self, channel: Channel, request: UpstreamRequest) -> asyncio.Future[Reply]:
         self._busy.add(channel)
         if self._tick is None or self._slow:
             self._arm(SWEEP_S)
-        head = channel.begin(request)
-        try:
-            return await head
-        except asyncio.CancelledError:
-            channel.give_up(head)
-            raise
+        return channel.begin(request)
 
     def _take(self) -> Channel | None:
         """The idle channel used last: it is the least likely to be closed by the other side just now."""
