@@ -40,6 +40,8 @@ RESEND_AFTER_S = 5.0
 CONFIRM_S = 2.0
 ADOPT_S = 10.0
 BATCH = 5_000
+MOST_REMEMBERED = 4
+"""Closed segments whose ids are kept in memory: more wait only while Postgres is away."""
 
 
 class Missing(Protocol):
@@ -68,6 +70,8 @@ class Segment:
     """A closed segment that the disk has for certain."""
     closed_s: float | None = None
     resent_s: float = 0.0
+    settled: list[str] | None = None
+    """Ids of its settlements, where this process wrote them not long ago: else they are read from the file."""
     orphans: list[UsageEvent] = field(default_factory=list)
     """Estimated events for a dead process's unsettled intents."""
 
@@ -175,7 +179,10 @@ class Wal:
         intended_in = self._open.pop(event.event_id, None)
         try:
             self._append(SETTLEMENT, encoded)
-            self._segment.events += 1
+            segment = self._segment
+            segment.events += 1
+            if segment.settled is not None:
+                segment.settled.append(event.event_id)
         finally:
             if intended_in is not None:
                 intended_in.open -= 1
@@ -284,7 +291,9 @@ class Wal:
 
     async def _lacking(self, segment: Segment, missing: Missing) -> list[UsageEvent]:
         """Events of a segment that Postgres does not have."""
-        ids = await asyncio.to_thread(settled_ids, segment.path)
+        ids = segment.settled
+        if ids is None:
+            ids = await asyncio.to_thread(settled_ids, segment.path)
         absent: set[str] = set()
         for start in range(0, len(ids), BATCH):
             absent |= await missing(ids[start : start + BATCH], estimated=False)
@@ -324,6 +333,8 @@ class Wal:
             os.truncate(old.path, written)
             old.closed_s = time.monotonic()
             self._closed.append(old)
+            if len(self._closed) > MOST_REMEMBERED:
+                old.settled = None
 
     def _next_segment(self) -> None:
         self._sequence += 1
@@ -337,7 +348,7 @@ class Wal:
             raise
         finally:
             os.close(descriptor)
-        self._map, self._segment, self._written, self._begun_s = mapped, Segment(path), 0, time.monotonic()
+        self._map, self._segment, self._written, self._begun_s = mapped, Segment(path, settled=[]), 0, time.monotonic()
 
     async def _sync(self) -> None:
         """Have the disk hold what the page cache holds."""

@@ -111,7 +111,7 @@ class Log:
             self._scheduled = True
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
-    def _line(self, at_s: float, event: UsageEvent, failure: Failure | None) -> bytes:
+    def _line(self, at_s: float, event: UsageEvent, failure: Failure | None) -> CallLine:
         said = (
             self._time(at_s), "info" if failure is None else "warning", "call", event.event_id, event.organisation_id,
             event.team_id, event.key_id, event.model, event.provider, event.stream, event.outcome, event.input_tokens,
@@ -120,11 +120,11 @@ class Log:
         attempts = () if event.decision is None else event.decision.tried
         if attempts:
             kind, status = (None, None) if failure is None else (failure.failure_class, failure.status)
-            return _encode(RetriedCallLine(*said, kind, status, attempts))
+            return RetriedCallLine(*said, kind, status, attempts)
         if failure is None:
-            return _encode(CallLine(*said))
+            return CallLine(*said)
         why = None if failure.sent else failure.message
-        return _encode(FailedCallLine(*said, failure.failure_class, failure.status, why))
+        return FailedCallLine(*said, failure.failure_class, failure.status, why)
 
     def _time(self, at_s: float) -> str:
         """RFC 3339 with milliseconds; the part that stays for a second is made once a second."""
@@ -139,7 +139,7 @@ class Log:
         calls, self._calls = self._calls, []
         if not calls:
             return
-        block = memoryview(b"\n".join([self._line(*call) for call in calls]) + b"\n")
+        block = memoryview(_encode_lines([self._line(*call) for call in calls]))
         try:
             while block:
                 block = block[os.write(self._descriptor, block) :]
@@ -147,4 +147,4 @@ class Log:
             return  # stderr is gone or full: a log line is no reason to fail a call
 
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
