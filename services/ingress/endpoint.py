@@ -40,13 +40,13 @@ async def serve(
 
     `model`, `stream` and `provider` are those of the URL, where it has them.
     """
-    openrouter = at_openrouter(request)
+    target, headers = target_of(request), request.headers
+    openrouter = target.startswith(OPENROUTER)
     sink = HttpSink(request, streams, wire_format, ping=PING if openrouter and wire_format is WireFormat.OPENAI_CHAT else None)
-    headers = request.headers
     arrival = Arrival(
         operation=operation,
         wire_format=wire_format,
-        credential=credential_of(headers.get("authorization"), headers, query_key(request)),
+        credential=credential_of(headers.get("authorization"), headers, query_key(request) if "?" in target else None),
         content_type=headers.get("content-type"),
         traceparent=headers.get("traceparent"),
         read_body=lambda: read_body(request, gateway.settings),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -73,6 +74,10 @@ async def run(settings: Settings, *, as_json: bool = False) -> None:
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
     stopped = asyncio.ensure_future(stopping.wait())
+    # Events are no cycles, and a batch has thousands of them: no need to look through all that lives for each few hundred.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     told(as_json, worker=name)
     try:
         await asyncio.wait([stopped, consuming, recurring], return_when=asyncio.FIRST_COMPLETED)

@@ -52,7 +52,7 @@ local admitted, total, leases, records, news = 0, 0, {}, {}, {}
 local function admit(n)
   local fixed, full, price, cap, choices, least, tokens = unpack(numbers, 7 * n - 6, 7 * n)
   local no_cell, no_retry, no_wanted, no_remaining = 0, 0, 0, 0
-  local reply = {1, 0, 0, soft_unseeded, 0, 0, 0, 0, 0, 0}
+  local near, near_left, near_new = {0, 0}, {}, {} -- of requests and of tokens the rate cell that is nearest to its end
   for i = 1, rated do
     local kind, a, b = spec[3 * i - 2], spec[3 * i - 1], spec[3 * i]
     local of_requests = kind == 'r' or kind == 'R'
@@ -69,10 +69,8 @@ local function admit(n)
       end
     end
     news[i] = new
-    local remaining, at = max(0, floor((span - (new - now_us)) / a + 0.000001)), of_requests and 5 or 8
-    if reply[at] == 0 or remaining < reply[at + 1] then
-      reply[at], reply[at + 1], reply[at + 2] = i, remaining, ceil((new - now_us) / 1000)
-    end
+    local left, unit = (span - (new - now_us)) / a, of_requests and 1 or 2
+    if near[unit] == 0 or left < near_left[unit] then near[unit], near_left[unit], near_new[unit] = i, left, new end
   end
   for i = rated + 1, slotted do
     local key, most = KEYS[i + 2], spec[3 * i - 1]
@@ -116,7 +114,14 @@ local function admit(n)
   records[at + 1] = id
   records[at + 2] = string.format('%s\n%.0f\n%.0f\n', boot, reserved, tokens) .. ARGV[4] .. '\n' .. ARGV[6 + 2 * n]
   admitted, total = admitted + 1, total + reserved
-  reply[2], reply[3] = reserved, cap
+  local reply = {1, reserved, cap, soft_unseeded, 0, 0, 0, 0, 0, 0}
+  for unit = 1, 2 do
+    if near[unit] > 0 then
+      local place = 2 + 3 * unit
+      reply[place], reply[place + 1] = near[unit], max(0, floor(near_left[unit] + 0.000001))
+      reply[place + 2] = ceil((near_new[unit] - now_us) / 1000)
+    end
+  end
   return reply
 end
 

@@ -14,7 +14,7 @@ LEAST_OUTPUT_TOKENS = 16
 """A clamp below this is no answer: the call is refused instead (unless it asked for less)."""
 
 
-class Bound(msgspec.Struct, frozen=True):
+class Bound(msgspec.Struct, frozen=True, gc=False):
     """The upper bound of a call's cost, and what could be cut: `output_cap` tokens for each of `choices`."""
 
     fixed_nano_usd: int

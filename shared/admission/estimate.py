@@ -25,7 +25,7 @@ BYTES_PER_TOKEN = 4
 TYPICAL_OUTPUT_TOKENS = 512
 
 
-class Quote(msgspec.Struct, frozen=True):
+class Quote(msgspec.Struct, frozen=True, gc=False):
     """What admission reserves. `priced` False: the price or the output maximum is unknown, so there is no bound."""
 
     bound: Bound

@@ -234,11 +234,10 @@ class Gate:
     def _put(self, ask: Ask) -> asyncio.Future[list[int]]:
         """With this turn's write; the future is admit.lua's reply."""
         ask.answer = answer = self._lane.future()
-        together = self._asks.get(id(ask.cells))
-        if together is None:
-            together = self._asks[id(ask.cells)] = []
-        together.append(ask)
-        self._lane.gather(self._leaving, soon=True)
+        first = not self._asks
+        self._asks.setdefault(id(ask.cells), []).append(ask)
+        if first:
+            self._lane.gather(self._leaving, soon=True)
         return answer
 
     def _commands(self) -> list[Command]:
@@ -332,8 +331,10 @@ class Gate:
 
     def _send(self, reservation: Reservation, event: UsageEvent) -> None:
         """settle.lua, with the next write."""
+        first = not self._ends
         self._queue(reservation, event)
-        self._lane.gather(self._leaving, soon=False)
+        if first:
+            self._lane.gather(self._leaving, soon=False)
 
     def _queue(self, reservation: Reservation, event: UsageEvent) -> None:
         self._ends.setdefault(id(reservation.cells), []).append((reservation, event))

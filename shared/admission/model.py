@@ -13,7 +13,7 @@ import msgspec
 
 from shared.admission.budget import Bound, set_aside
 from shared.admission.cells import Cell
-from shared.admission.window import EPOCH_S, Passed, Rate, Wait, advance, correct
+from shared.admission.window import EPOCH_S, Wait, advance, correct
 
 
 class No(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class State:
         left: int | None = None
         left_cell, soft_unseeded = 0, 0
         tats: dict[bytes, float] = {}
-        nearest = {"r": (0, 0, 0), "t": (0, 0, 0)}
+        nearest: dict[str, tuple[float, int, float]] = {}
         charged: list[bytes] = []
         for number, cell in enumerate(cells, 1):
             kind = cell.kind.lower()
@@ -99,9 +99,9 @@ class State:
                     retry_ms = -1 if end.retry_ms is None else end.retry_ms
                     if cell.enforced and (no is None or (no.retry_ms != -1 and (retry_ms == -1 or retry_ms > no.retry_ms))):
                         no = No(number, retry_ms, cost, end.remaining)
-                remaining = self._remaining(cell.rate, end, now_us)
-                if nearest[kind][0] == 0 or remaining < nearest[kind][1]:
-                    nearest[kind] = number, remaining, math.ceil((end.tat_us - now_us) / 1000)
+                units_left = (cell.rate.span_us - (end.tat_us - now_us)) / cell.rate.us_per_unit
+                if kind not in nearest or units_left < nearest[kind][0]:
+                    nearest[kind] = units_left, number, end.tat_us - now_us
             elif kind == "c":
                 held = self.slots.get(cell.key, {})
                 if len(held) >= cell.limit:
@@ -132,7 +132,7 @@ class State:
         for key in charged:
             self.budgets[key].reserved += aside.reserved_nano_usd
         self.records[event_id] = Record(boot, aside.reserved_nano_usd, rate_tokens, now_ms + lease_ms)
-        return Yes(aside.reserved_nano_usd, aside.output_cap, soft_unseeded, (nearest["r"], nearest["t"]))
+        return Yes(aside.reserved_nano_usd, aside.output_cap, soft_unseeded, (_told(nearest.get("r")), _told(nearest.get("t"))))
 
     def settle(
         self,
@@ -204,6 +204,10 @@ class State:
         tat = self.tats.get(key)
         return None if tat is None or tat <= now_us - 1_000_000 else tat
 
-    @staticmethod
-    def _remaining(rate: Rate, end: Passed | Wait, now_us: float) -> int:
-        return max(0, math.floor((rate.span_us - (end.tat_us - now_us)) / rate.us_per_unit + 0.000001))
+
+def _told(nearest: tuple[float, int, float] | None) -> tuple[int, int, int]:
+    """Cell, remaining, reset_ms."""
+    if nearest is None:
+        return 0, 0, 0
+    units_left, number, ahead_us = nearest
+    return number, max(0, math.floor(units_left + 0.000001)), math.ceil(ahead_us / 1000)

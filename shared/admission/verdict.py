@@ -15,7 +15,7 @@ from shared.domain.usage import UsageEvent, encode_event
 Mode = Literal["redis", "degraded"]
 
 
-class Reservation(msgspec.Struct):
+class Reservation(msgspec.Struct, gc=False):
     """What was set aside for one call; settled once."""
 
     event: UsageEvent
@@ -72,7 +72,7 @@ class Reservation(msgspec.Struct):
         self.output_tokens_bound = output_cap * self.choices
 
 
-class Admitted(msgspec.Struct):
+class Admitted(msgspec.Struct, gc=False):
     reservation: Reservation
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One attempt. `result` is `ok`, a FailureClass, `unsuited` (its format cannot express the call), `skipped` (it was shut,
     cooling down or locked; nothing was sent in either case), `hedge_lost` or `client_gone`; `status` is the provider's."""
 
@@ -17,7 +17,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration_ms: int = 0
 
 
-class Considered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Considered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A deployment of the plan, in its order, with what the strategy made of it; or one that `rule` removed, and `why`. `state`
     is its health where that was not well: `half_open_due`, or in a panic `open` or `cooling`."""
 
@@ -29,7 +29,7 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: str = ""
 
 
-class LimitStanding(msgspec.Struct, frozen=True, kw_only=True):
+class LimitStanding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The limit of a unit (`requests`, `tokens`) that was nearest to its end, after this call was admitted."""
 
     unit: str
@@ -38,7 +38,7 @@ class LimitStanding(msgspec.Struct, frozen=True, kw_only=True):
     reset_ms: int
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     asked: str
     """The name in the request."""
     route: str = ""

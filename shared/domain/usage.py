@@ -12,7 +12,7 @@ MAX_TOKENS = 1_000_000_000
 """No honest call reports more; anything above is a provider's fault and is clamped (new-api CVE-2026-71479)."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of one call. `input_tokens` includes cached ones, `output_tokens` includes reasoning ones, `cache_write_tokens`
     includes those kept for an hour. `audio_ms` is sound that was transcribed, where it is billed by its length."""
 
@@ -79,7 +79,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One call in the ledger. The id is a UUIDv7 minted before admission; its timestamp is when the call occurred.
 
     Encoded as a msgpack array in the local log, in the reservation and on the usage stream, so new fields go last and

@@ -296,7 +296,7 @@ class Lane:
         """Have `gathered` asked for its commands right before the next write, or `soon` this turn's; at once, and in vain, when
         Redis is away."""
         wire = self._wire
-        if wire is not None:
+        if wire is not None and wire.alive:
             wire.gather(gathered, soon=soon)
             return
         for _, answered in gathered():

@@ -14,7 +14,7 @@ class MalformedReply(Exception):
     """The provider's answer is not one of its wire format. The message completes "The provider …"."""
 
 
-class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
+class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A whole reply: `body` is what the client gets."""
 
     body: bytes

@@ -58,26 +58,30 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self.parser = httptools.HttpResponseParser(self)
         self.send()
 
     def send(self) -> None:
-        self.parser = httptools.HttpResponseParser(self)
+        self.whole = False
         self.sent_s = time.perf_counter()
         self.transport.write(self.message)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
-
-    def on_message_complete(self) -> None:
+        if not self.whole:
+            return
         now = time.perf_counter()
         if self.parser.get_status_code() == 200:
             self.latencies.append(now - self.sent_s)
         else:
             self.errors += 1
         if now < self.until_s:
-            asyncio.get_running_loop().call_soon(self.send)
+            self.send()
         else:
             self.transport.close()
+
+    def on_message_complete(self) -> None:
+        self.whole = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         if time.perf_counter() < self.until_s:

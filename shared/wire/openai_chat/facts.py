@@ -88,7 +88,7 @@ ERRORS: dict[Reason, tuple[str, str]] = {
 }
 
 
-class Media(msgspec.Struct, frozen=True, kw_only=True):
+class Media(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a call carries beside text, in parts. The bytes are those of base64 within the body."""
 
     images: int = 0
@@ -117,7 +117,7 @@ class Sound(msgspec.Struct, frozen=True):
     likely_ms: int
 
 
-class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
+class ChatCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the gateway reads of a call; all the rest travels unread.
 
     `max_tokens` bounds the output of each of `choices`; None: the client set no bound. With both of OpenAI's fields
