@@ -23,70 +23,82 @@ if not now_us then
   local t = redis.call('TIME')
   now_us = (tonumber(t[1]) - EPOCH_S) * 1000000 + tonumber(t[2])
 end
-local now_ms = math.floor(now_us / 1000) + EPOCH_S * 1000
+local KEYS, ARGV, unpack, format, floor, ceil, max = KEYS, ARGV, unpack, string.format, math.floor, math.ceil, math.max
+local now_ms = floor(now_us / 1000) + EPOCH_S * 1000
 local boot, until_ms, spec, numbers = ARGV[2], now_ms + tonumber(ARGV[3]), cmsgpack.unpack(ARGV[5]), cmsgpack.unpack(ARGV[6])
-local floor, ceil, max = math.floor, math.ceil, math.max
 
-local cells, rated, slotted = #KEYS - 2, 0, 0
-while spec[3 * rated + 3] do rated = rated + 1 end
-local holds = {} -- of each cell: its TAT, how many slots are taken, or what is left of a hard budget
-local purged, unseeded, soft_unseeded, charged = {}, 0, 0, {}
-local tats = rated > 0 and redis.call('MGET', unpack(KEYS, 3, 2 + rated))
+-- The cells, kind by kind: requests end at `requests`, tokens at `rated`, concurrency at `slotted`.
+local cells, requests, rated, slotted = #KEYS - 2, 0, 0, 0
+local enforced, per, burst, span, most = {}, {}, {}, {}, {}
+local holds = {} -- a rate's TAT, how many slots are taken, what is left of a hard budget
+local purged, hard, charged, unseeded, soft_unseeded = {}, {}, {}, 0, 0
 for i = 1, cells do
-  local key, kind = KEYS[i + 2], spec[3 * i - 2]
-  if i <= rated then holds[i] = tonumber(tats[i] or 0)
-  elseif kind == 'c' or kind == 'C' then slotted, holds[i] = i, redis.call('ZCARD', key)
+  local key, kind, a, b = KEYS[i + 2], spec[3 * i - 2], spec[3 * i - 1], spec[3 * i]
+  enforced[i] = kind == 'r' or kind == 't' or kind == 'c'
+  if b then
+    rated, slotted, per[i], burst[i], span[i] = i, i, a, b, b * a
+    if kind == 'r' or kind == 'R' then requests = i end
+  elseif kind == 'c' or kind == 'C' then slotted, most[i], holds[i] = i, a, redis.call('ZCARD', key)
   else
     local cell = redis.call('HMGET', key, 'boot', 'spent', 'reserved')
     if cell[1] == boot then
       charged[#charged + 1] = key
-      if kind == 'b' then holds[i] = spec[3 * i - 1] - tonumber(cell[2]) - tonumber(cell[3]) end
+      if kind == 'b' then hard[#hard + 1], holds[i] = i, a - tonumber(cell[2]) - tonumber(cell[3]) end
     elseif kind == 'B' then soft_unseeded = soft_unseeded + 1
     elseif unseeded == 0 then unseeded = i end
   end
 end
-if slotted < rated then slotted = rated end
+local tats = rated > 0 and redis.call('MGET', unpack(KEYS, 3, 2 + rated))
+for i = 1, rated do holds[i] = tonumber(tats[i] or 0) end
 
 local admitted, total, leases, records, news = 0, 0, {}, {}, {}
+local no_cell, no_retry, no_wanted, no_remaining -- of the call at hand: who refuses it
 
-local function admit(n)
-  local fixed, full, price, cap, choices, least, tokens = unpack(numbers, 7 * n - 6, 7 * n)
-  local no_cell, no_retry, no_wanted, no_remaining = 0, 0, 0, 0
-  local near, near_left, near_new = {0, 0}, {}, {} -- of requests and of tokens the rate cell that is nearest to its end
-  for i = 1, rated do
-    local kind, a, b = spec[3 * i - 2], spec[3 * i - 1], spec[3 * i]
-    local of_requests = kind == 'r' or kind == 'R'
-    local cost, span, tat = of_requests and 1 or tokens, b * a, holds[i]
-    if tat > now_us + span + 1000000 then tat = now_us + span + 1000000 end
+-- What `cost` does to the rate cells `from`..`to`: of them the one that is nearest to its end, remaining, reset_ms.
+local function advance(from, to, cost)
+  local near, near_left, near_new = 0, 0, now_us
+  for i = from, to do
+    local a, range, tat = per[i], span[i], holds[i]
+    if tat > now_us + range + 1000000 then tat = now_us + range + 1000000 end
     if tat < now_us then tat = now_us end
     local new = tat + cost * a
-    local over = new - now_us - span
-    if (cost > b or over > 0.5) and (kind == 'r' or kind == 't') then
-      local retry = cost > b and -1 or ceil(over / 1000)
+    local over = new - now_us - range
+    if (cost > burst[i] or over > 0.5) and enforced[i] then
+      local retry = cost > burst[i] and -1 or ceil(over / 1000)
       if no_cell == 0 or (no_retry ~= -1 and (retry == -1 or retry > no_retry)) then
         no_cell, no_retry, no_wanted = i, retry, cost
-        no_remaining = max(0, floor((span - (tat - now_us)) / a))
+        no_remaining = max(0, floor((range - (tat - now_us)) / a))
       end
     end
     news[i] = new
-    local left, unit = (span - (new - now_us)) / a, of_requests and 1 or 2
-    if near[unit] == 0 or left < near_left[unit] then near[unit], near_left[unit], near_new[unit] = i, left, new end
+    local left = (range - (new - now_us)) / a
+    if near == 0 or left < near_left then near, near_left, near_new = i, left, new end
   end
+  return near, max(0, floor(near_left + 0.000001)), ceil((near_new - now_us) / 1000)
+end
+
+local function admit(n)
+  local fixed, full, price, cap, choices, least, tokens = unpack(numbers, 7 * n - 6, 7 * n)
+  no_cell, no_retry, no_wanted, no_remaining = 0, 0, 0, 0
+  local of_requests, requests_left, requests_reset = advance(1, requests, 1)
+  local of_tokens, tokens_left, tokens_reset = advance(requests + 1, rated, tokens)
   for i = rated + 1, slotted do
-    local key, most = KEYS[i + 2], spec[3 * i - 1]
-    if holds[i] + admitted >= most and not purged[i] then -- only then does it matter whose lease is over
-      purged[i] = redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms)
-      holds[i] = holds[i] - purged[i]
-    end
-    if holds[i] + admitted >= most and spec[3 * i - 2] == 'c' and no_cell == 0 then
-      no_cell, no_retry, no_wanted, no_remaining = i, 1000, 1, 0
+    if holds[i] + admitted >= most[i] then
+      if not purged[i] then -- only now does it matter whose lease is over
+        purged[i] = redis.call('ZREMRANGEBYSCORE', KEYS[i + 2], '-inf', now_ms)
+        holds[i] = holds[i] - purged[i]
+      end
+      if holds[i] + admitted >= most[i] and enforced[i] and no_cell == 0 then
+        no_cell, no_retry, no_wanted, no_remaining = i, 1000, 1, 0
+      end
     end
   end
   if unseeded > 0 then return {2, unseeded} end
 
   local left, left_cell
-  for i = slotted + 1, cells do
-    if holds[i] and (not left or holds[i] < left) then left, left_cell = holds[i], i end
+  for k = 1, #hard do
+    local i = hard[k]
+    if not left or holds[i] < left then left, left_cell = holds[i], i end
   end
   local reserved = full
   if left and full > left then
@@ -106,23 +118,15 @@ local function admit(n)
   if no_cell > 0 then return {0, no_cell, no_retry, no_wanted, no_remaining} end
 
   for i = 1, rated do holds[i] = news[i] end
-  for i = slotted + 1, cells do
-    if holds[i] then holds[i] = holds[i] - reserved end
-  end
+  for k = 1, #hard do holds[hard[k]] = holds[hard[k]] - reserved end
   local id, at = ARGV[5 + 2 * n], 2 * admitted
   leases[at + 1], leases[at + 2] = until_ms, id
   records[at + 1] = id
-  records[at + 2] = string.format('%s\n%.0f\n%.0f\n', boot, reserved, tokens) .. ARGV[4] .. '\n' .. ARGV[6 + 2 * n]
+  records[at + 2] = format('%s\n%.0f\n%.0f\n', boot, reserved, tokens) .. ARGV[4] .. '\n' .. ARGV[6 + 2 * n]
   admitted, total = admitted + 1, total + reserved
-  local reply = {1, reserved, cap, soft_unseeded, 0, 0, 0, 0, 0, 0}
-  for unit = 1, 2 do
-    if near[unit] > 0 then
-      local place = 2 + 3 * unit
-      reply[place], reply[place + 1] = near[unit], max(0, floor(near_left[unit] + 0.000001))
-      reply[place + 2] = ceil((near_new[unit] - now_us) / 1000)
-    end
-  end
-  return reply
+  return {
+    1, reserved, cap, soft_unseeded, of_requests, requests_left, requests_reset, of_tokens, tokens_left, tokens_reset,
+  }
 end
 
 local replies = {}
@@ -135,7 +139,7 @@ for i = rated + 1, slotted do
   redis.call('ZADD', KEYS[i + 2], unpack(leases))
   redis.call('PEXPIRE', KEYS[i + 2], tonumber(ARGV[3]) * 2)
 end
-for _, key in ipairs(charged) do redis.call('HINCRBY', key, 'reserved', string.format('%.0f', total)) end
+for _, key in ipairs(charged) do redis.call('HINCRBY', key, 'reserved', format('%.0f', total)) end
 redis.call('ZADD', KEYS[1], unpack(leases))
 redis.call('HSET', KEYS[2], unpack(records))
 return replies
