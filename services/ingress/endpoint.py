@@ -20,6 +20,8 @@ from shared.upstream.head import VALUE
 from shared.wire.codec import FORMATS
 from shared.wire.openrouter import PING, encode_stream_error
 
+CHAT, ANTHROPIC = WireFormat.OPENAI_CHAT, WireFormat.ANTHROPIC_MESSAGES
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 BODY_BYTES_PER_S = 64 * 1024
 """A body may take body_timeout_s plus a second per this many bytes: slow links pass, stalled ones do not."""
 
@@ -42,7 +44,7 @@ async def serve(
     """
     target, headers = target_of(request), request.headers
     openrouter = target.startswith(OPENROUTER)
-    sink = HttpSink(request, streams, wire_format, ping=PING if openrouter and wire_format is WireFormat.OPENAI_CHAT else None)
+    sink = HttpSink(request, streams, wire_format, ping=PING if openrouter and wire_format is CHAT else None)
     arrival = Arrival(
         operation=operation,
         wire_format=wire_format,
@@ -57,7 +59,7 @@ async def serve(
         openrouter=openrouter,
         session=headers.get("x-session-id") if openrouter else None,
         deadline=headers.get("x-waystation-deadline-s"),
-        headers=forwarded(headers) if wire_format is WireFormat.ANTHROPIC_MESSAGES else (),
+        headers=forwarded(headers) if wire_format is ANTHROPIC else (),
     )
     x = begin(gateway, arrival, sink)
     try:

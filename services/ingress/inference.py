@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.ingress import counting
 from services.ingress.answer import Answer
-from services.ingress.endpoint import serve
+from services.ingress.endpoint import CHAT, serve
 from services.ingress.node import Node
 from services.ingress.plain import Request
 from shared.domain.catalogue import WireFormat
@@ -19,7 +19,7 @@ from shared.flow.exchange import Operation
 
 def chat(request: Request, node: Node) -> Awaitable[Answer]:
     """`POST /v1/chat/completions` (OpenAI)."""
-    return serve(request, node.gateway, node.streams, Operation.CHAT, WireFormat.OPENAI_CHAT)
+    return serve(request, node.gateway, node.streams, Operation.CHAT, CHAT)
 
 
 def completions(request: Request, node: Node) -> Awaitable[Answer]:

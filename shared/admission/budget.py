@@ -25,7 +25,8 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def least_output_cap(self) -> int:
-        return LEAST_OUTPUT_TOKENS if self.output_cap is None else min(LEAST_OUTPUT_TOKENS, self.output_cap)
+        cap = self.output_cap
+        return LEAST_OUTPUT_TOKENS if cap is None or cap > LEAST_OUTPUT_TOKENS else cap
 
 
 class Set(msgspec.Struct, frozen=True):

@@ -48,15 +48,14 @@ def quote(
     """`max_tokens` is the client's cap per choice; without one the model's maximum stands. `most_audio_ms` bounds what there
     is to transcribe: a model that is billed by its length alone uses no tokens."""
     input_tokens = body_bytes + messages * MESSAGE_OVERHEAD_TOKENS + CALL_OVERHEAD_TOKENS + media_urls * MEDIA_URL_TOKENS
-    cap = model.max_output_tokens if max_tokens is None else max_tokens
-    if max_tokens is not None and model.max_output_tokens is not None:
-        cap = min(max_tokens, model.max_output_tokens)
+    cap, most = max_tokens, model.max_output_tokens
+    if cap is None or (most is not None and most < cap):
+        cap = most
     if most_audio_ms and model.price is not None and model.price.by_length_alone:
         full = audio_nano_usd(most_audio_ms, model.price) + model.price.request_nano
         return Quote(Bound(full, full, 0, 0, choices), 0, 0, priced=True)
-    rate_tokens = -(-body_bytes // BYTES_PER_TOKEN) + choices * (
-        typical_output_tokens if cap is None else min(cap, typical_output_tokens)
-    )
+    likely = typical_output_tokens if cap is None or cap > typical_output_tokens else cap
+    rate_tokens = -(-body_bytes // BYTES_PER_TOKEN) + choices * likely
     price = model.price
     if price is None or cap is None:
         bound = Bound(0, 0, 0, cap, choices)

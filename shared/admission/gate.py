@@ -318,7 +318,7 @@ class Gate:
         _, reserved, cap, soft_unseeded = reply[:4]
         reservation = Reservation.of(ask.cells, ask.quote, ask.estimated_event, ask.encoded_event, "redis")
         reservation.boot = ask.boot
-        if reserved != reservation.reserved_nano_usd:
+        if reserved != reservation.event.cost_nano_usd:
             reservation.clamp(reserved, cap)
         if ask.cells.rated:
             reservation.standing = _standing(ask.cells, reply)

@@ -166,6 +166,8 @@ def audio_nano_usd(audio_ms: int, price: Price) -> NanoUsd:
 def _input(usage: Usage, price: Price) -> int:
     """Millionths of a nano-USD."""
     cached, written = usage.cache_read_tokens, usage.cache_write_tokens
+    if not cached and not written and not usage.audio_input_tokens:
+        return usage.input_tokens * price.input_nano_per_mtok
     for_an_hour = min(usage.cache_write_1h_tokens, written)
     plain = max(0, usage.input_tokens - cached - written)
     read = price.input_nano_per_mtok if price.cache_read_nano_per_mtok is None else price.cache_read_nano_per_mtok
@@ -181,6 +183,8 @@ def _input(usage: Usage, price: Price) -> int:
 
 def _output(usage: Usage, price: Price) -> int:
     """Millionths of a nano-USD."""
+    if not usage.reasoning_tokens:
+        return usage.output_tokens * price.output_nano_per_mtok
     thinking = price.output_nano_per_mtok if price.reasoning_nano_per_mtok is None else price.reasoning_nano_per_mtok
     plain = max(0, usage.output_tokens - usage.reasoning_tokens)
     return plain * price.output_nano_per_mtok + usage.reasoning_tokens * thinking

@@ -17,6 +17,8 @@ from shared.wire.multipart import is_form, open_form
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange, Gateway
 
+RESPONSES = WireFormat.OPENAI_RESPONSES
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 MOST_RECOGNISED = 50_000
 FORMS = ("transcriptions",)
 """Operations whose body may be multipart/form-data."""
@@ -38,7 +40,7 @@ async def accept(x: Exchange) -> None:
     body = await x.arrival.read_body()
     x.body_bytes = len(body)
     x.envelope = open_form(body, content_type or "") if form else open_envelope(body)
-    if x.arrival.wire_format is WireFormat.OPENAI_RESPONSES:
+    if x.arrival.wire_format is RESPONSES:
         await stored.recall(x)
     x.deadline_s = x.started_s + deadline_in_s(x)
     x.call = read_facts(x.arrival.wire_format, x.arrival.operation, x.envelope, x.arrival.model, x.arrival.stream)

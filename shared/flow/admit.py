@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 
+ESTIMATED, UNKNOWN, RESERVED = EventKind.ESTIMATED, Outcome.UNKNOWN, UsageSource.RESERVED
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 RATE_LIMIT_HEADERS = {
     unit: (f"x-ratelimit-limit-{unit}", f"x-ratelimit-remaining-{unit}", f"x-ratelimit-reset-{unit}")
     for unit in ("requests", "tokens")
@@ -57,7 +59,7 @@ def ask(x: Exchange) -> Ask:
     cap = bound.bound.output_cap
     estimated = UsageEvent(
         event_id=x.event_id,
-        kind=EventKind.ESTIMATED,
+        kind=ESTIMATED,
         organisation_id=principal.organisation_id,
         team_id=principal.team_id,
         key_id=principal.key_id,
@@ -66,8 +68,8 @@ def ask(x: Exchange) -> Ask:
         model=name,
         operation=x.arrival.operation,
         stream=call.stream,
-        outcome=Outcome.UNKNOWN,
-        source=UsageSource.RESERVED,
+        outcome=UNKNOWN,
+        source=RESERVED,
         input_tokens=bound.input_tokens_bound,
         output_tokens=0 if cap is None else cap * call.choices,
         cost_nano_usd=bound.bound.full_nano_usd,

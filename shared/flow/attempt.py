@@ -74,7 +74,9 @@ def leaving(x: Exchange) -> UpstreamRequest:
         raise unsuited(x, no) from None
     intend(x)
     x.sent_s = now_s = x.gateway.clock.monotonic_s()
-    within_s = min(x.deadline_s - now_s, patience_s(x))
+    within_s = x.deadline_s - now_s
+    if x.call.stream and x.deployment is not x.plan[-1]:
+        within_s = min(within_s, patience_s(x))
     if request.first_byte_timeout_s > within_s:
         request = replace(request, first_byte_timeout_s=max(0.0, within_s))
     return request
@@ -82,8 +84,6 @@ def leaving(x: Exchange) -> UpstreamRequest:
 
 def patience_s(x: Exchange) -> float:
     """How long a stream's first byte may take while another could be asked: three times what 99 of 100 take there."""
-    if not x.call.stream or x.deployment is x.plan[-1]:
-        return math.inf
     slow_s = x.gateway.load.quantile(x.deployment.key, 0.99)
     return math.inf if slow_s is None else max(LEAST_PATIENCE_S, PATIENCE * slow_s)
 

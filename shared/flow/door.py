@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
 
+OK = Outcome.OK
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 MOST_PUT_OFF_S = 1.0
 """A probe that found no slot is due again after so long at the latest: the limits may have been changed."""
 
@@ -61,7 +63,7 @@ def go(x: Exchange) -> None:
 def says_nothing(x: Exchange) -> bool:
     """Of the deployment: the client left, nothing was sent, or a network proxy failed that only this call goes by."""
     if x.failure is None:
-        return x.outcome is not Outcome.OK
+        return x.outcome is not OK
     return x.failure.by_proxy and leave.proxy_is_its_own(x)
 
 
@@ -125,7 +127,7 @@ def kept_away(x: Exchange, standing: Standing) -> Refused:
 
 def speed_of(x: Exchange) -> float | None:
     """Tokens per second from the first one on, of a stream that ended well."""
-    if x.first_token_s is None or x.usage is None or x.outcome is not Outcome.OK:
+    if x.first_token_s is None or x.usage is None or x.outcome is not OK:
         return None
     took_s = x.gateway.clock.monotonic_s() - x.first_token_s
     return x.usage.output_tokens / took_s if took_s > 0 else None

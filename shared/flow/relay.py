@@ -25,6 +25,8 @@ from shared.wire.seam import SeamTap
 if TYPE_CHECKING:
     from shared.flow.exchange import Exchange
 
+OK, ANTHROPIC = Outcome.OK, WireFormat.ANTHROPIC_MESSAGES
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 STREAMS = ("text/event-stream", "application/vnd.amazon.eventstream")
 """Content types of providers' streams."""
 SSE_HEADERS = {
@@ -54,7 +56,7 @@ async def relay_whole(x: Exchange, response: UpstreamResponse) -> None:
         x.race.won(x)
     x.usage, x.finish_reason = reply.usage, reply.finish_reason
     x.streamed_bytes = 0 if reply.usage is not None or x.call.max_tokens == 0 else len(body)
-    x.outcome = Outcome.OK
+    x.outcome = OK
     if x.history is not None:
         await stored.keep(x, orjson.loads(reply.body))
     settle.settle(x)  # booked before the client hears, so that the cost can travel with the answer
@@ -248,7 +250,7 @@ def answer_headers(x: Exchange) -> dict[str, str]:
     headers["x-request-id"] = x.event_id
     headers["x-waystation-model"] = x.deployment.name if x.event is None else x.event.model
     headers["x-waystation-attempts"] = x.deployment.name if not x.tried else attempts_text(x)
-    if x.arrival.wire_format is WireFormat.ANTHROPIC_MESSAGES:
+    if x.arrival.wire_format is ANTHROPIC:
         headers["request-id"] = x.event_id
     if x.dropped:
         headers["x-waystation-dropped"] = ", ".join(x.dropped)

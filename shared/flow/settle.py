@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from shared.admission.gate import Reservation
     from shared.flow.exchange import Exchange, Gateway
 
+ACTUAL, BY_PROVIDER, NOTHING = EventKind.ACTUAL, UsageSource.PROVIDER, UsageSource.NONE
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 BYTES_PER_TOKEN = 4
 """Where a provider reports nothing, four bytes of text count as one token (OpenAI's rule of thumb for English)."""
 
@@ -76,13 +78,13 @@ def event_of(
     return replace(
         x.reservation.event,
         event_id=event_id,
-        kind=EventKind.ACTUAL,
+        kind=ACTUAL,
         provider=deployment.provider.name,
         connection=deployment.connection.name,
         model=deployment.name,
         unpriced=price is None,
         price_version="" if price is None else price.version,
-        attempts=max(1, x.attempts - sum(each.result in record.NOT_ASKED for each in x.tried)),
+        attempts=attempts_of(x) if x.tried else x.attempts or 1,
         outcome=x.outcome,
         source=source,
         input_tokens=usage.input_tokens,
@@ -90,11 +92,16 @@ def event_of(
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        cost_nano_usd=cost_nano_usd(usage, price) if price is not None and source is not UsageSource.NONE else 0,
+        cost_nano_usd=cost_nano_usd(usage, price) if price is not None and source is not NOTHING else 0,
         duration_ms=int((now_s - x.started_s) * 1000),
         first_token_ms=None if x.first_token_s is None else int((x.first_token_s - x.started_s) * 1000),
         decision=decision,
     )
+
+
+def attempts_of(x: Exchange) -> int:
+    """How many were asked."""
+    return max(1, x.attempts - sum(each.result in record.NOT_ASKED for each in x.tried))
 
 
 def in_force(x: Exchange) -> Price | None:
@@ -110,13 +117,13 @@ def in_force(x: Exchange) -> Price | None:
 
 def final_usage(x: Exchange) -> tuple[Usage, UsageSource]:
     """The provider's report if there is one, held to what was provably possible; else a count of what went by."""
+    if x.usage is not None and (x.finish_reason is not None or x.streamed_deltas <= x.usage.output_tokens):
+        return within_bound(x, x.usage), BY_PROVIDER
     made = max(x.streamed_deltas, -(-x.streamed_bytes // BYTES_PER_TOKEN))
-    if x.usage is not None and x.finish_reason is None and x.streamed_deltas > x.usage.output_tokens:
-        return within_bound(x, replace(x.usage, output_tokens=made)), UsageSource.COUNTED  # told before it broke off
     if x.usage is not None:
-        return within_bound(x, x.usage), UsageSource.PROVIDER
+        return within_bound(x, replace(x.usage, output_tokens=made)), UsageSource.COUNTED  # told before it broke off
     if x.sent_s is None or not spent_without_report(x):
-        return Usage(), UsageSource.NONE
+        return Usage(), NOTHING
     given = max(0, x.body_bytes - x.left_out_bytes) + (0 if x.begun is None else len(x.begun.text.encode()))
     counted = Usage(
         input_tokens=-(-given // BYTES_PER_TOKEN),

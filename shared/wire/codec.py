@@ -146,6 +146,8 @@ def _native(wire_format: WireFormat, *cap: str, **more: Any) -> NativePassthroug
     return NativePassthrough(FORMATS[wire_format], PROVIDERS[wire_format], cap, **more)
 
 
+OPENAI_CHAT = WireFormat.OPENAI_CHAT
+"""For what every call asks: Python 3.11 looks an enum's members up in Python."""
 CHAT, CITING = ChatPassthrough(), CitingPassthrough()
 PASSTHROUGHS: dict[WireFormat, Bridge] = {
     WireFormat.OPENAI_CHAT: CHAT,
@@ -186,7 +188,7 @@ def passing(client: WireFormat, deployment: Deployment, operation: str = "chat",
     provider = deployment.provider
     if client is not provider.wire_format or not sse or provider.quirks.rewritten or operation != "chat":
         return None
-    if client is WireFormat.OPENAI_CHAT:
+    if client is OPENAI_CHAT:
         return CITING if provider.quirks.citations else CHAT
     return PASSTHROUGHS[client]
 
