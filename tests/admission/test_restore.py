@@ -396,6 +396,13 @@ async def test_whatever_happens_to_redis_loses_no_event_and_counts_none_twice(
 
 
 async def chaos(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget, changes: int = 2) -> None:
+    try:
+        await struck(server, seed, strike, budget, changes)
+    finally:
+        server.stop()  # it would end with the thread that started it last, perhaps while the next test has it
+
+
+async def struck(server: EmbeddedRedis, seed: int, strike: Strike, budget: Budget, changes: int) -> None:
     books, url = Books(), server.url
     async with (
         client(url) as redis,
