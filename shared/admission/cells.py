@@ -34,6 +34,29 @@ class Cell(msgspec.Struct, frozen=True):
         return self.kind.islower()
 
 
+class Names(msgspec.Struct, frozen=True):
+    """Keys as a script gets them: the organisation's two, then the cells'."""
+
+    keys: tuple[bytes, ...]
+    packed: bytes
+    """RESP."""
+    packed_places: bytes
+    """RESP: where the cells stand, in msgpack, if no other call's are there."""
+
+    @staticmethod
+    def of(keys: Sequence[bytes]) -> Names:
+        return Names(tuple(keys), bulk(*keys), bulk(places([range(FIRST_CELL, len(keys) + 1)])))
+
+
+FIRST_CELL = 3
+"""Where a script's cells begin among its keys."""
+
+
+def places(groups: Sequence[Sequence[int]]) -> bytes:
+    """Of each group of calls, where its cells stand among the keys, for the scripts."""
+    return msgspec.msgpack.encode([list(group) for group in groups])
+
+
 class Cells(msgspec.Struct, frozen=True):
     """Everything about a key's cells that a call needs ready-made. Valid until `expires_s`: a budget's period ends then."""
 
@@ -44,16 +67,15 @@ class Cells(msgspec.Struct, frozen=True):
     admit_args: bytes
     settle_keys: tuple[bytes, ...]
     settle_args: bytes
-    packed_admit_keys: bytes
-    """RESP: number of keys, keys, and the empty `now`."""
     packed_admit_args: bytes
     """RESP: the record's cells and the cells."""
-    packed_settle_keys: bytes
+    packed_settle_args: bytes
+    """RESP: the cells."""
+    admit_names: Names
+    settle_names: Names
     estimate_prefix: bytes
     done_prefix: bytes
     """The two keys that a settlement names by its event's id."""
-    packed_settle_args: bytes
-    """RESP: the empty `now`, the mode, the cells."""
     rated: tuple[tuple[str, int], ...]
     """Unit and limit of each rate cell, in the order of admit.lua's reply."""
     record: bytes
@@ -87,12 +109,12 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         expires_s=min((end.timestamp() for end in ends if end is not None), default=FOREVER_S),
         admit_keys=admit_keys,
         admit_args=admit_args,
-        packed_admit_keys=bulk(b"%d" % len(admit_keys), *admit_keys, b""),
         packed_admit_args=bulk(record, admit_args),
-        packed_settle_keys=bulk(*admit_keys[:2], *touched),
+        packed_settle_args=bulk(settle_args),
+        admit_names=Names.of(admit_keys),
+        settle_names=Names.of((*admit_keys[:2], *touched)),
         estimate_prefix=keys.estimate(organisation_id, ""),
         done_prefix=keys.done(organisation_id, ""),
-        packed_settle_args=bulk(b"", b"actual", settle_args),
         settle_keys=touched,
         settle_args=settle_args,
         rated=tuple(("requests" if cell.kind in "rR" else "tokens", cell.limit) for cell in cells if cell.rate is not None),

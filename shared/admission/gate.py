@@ -1,9 +1,9 @@
 """Gate: the one trip in, and the one trip out.
 
-Calls that are admitted in the same turn of the event loop leave in one write, and those of one key in one run of the script;
-so do settlements. `admit` waits for its answer. `settle` never waits: script call and usage event go out in the next write,
-and what Redis did not take is kept and tried again (settle.lua is idempotent by event id). Without Redis the degraded gate
-decides.
+Calls that are admitted in the same turn of the event loop leave in one write, and those of one organisation in one run of the
+script; so do settlements. `admit` waits for its answer. `settle` never waits: script call and usage event go out in the next
+write, and what Redis did not take is kept and tried again (settle.lua is idempotent by event id). Without Redis the degraded
+gate decides.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class Gate:
         self._settle_head = packing.head(self._settle)
         self._leaving = self._commands
         self._live: dict[str, Reservation] = {}
-        self._asks: dict[int, list[Ask]] = {}
-        self._ends: dict[int, list[End]] = {}
-        """On their way to Redis, by the identity of their cells: those of one key go together."""
+        self._asks: dict[str, list[Ask]] = {}
+        self._ends: dict[str, list[End]] = {}
+        """On their way to Redis: those of one organisation go together."""
         self._events: list[bytes] = []
         """On their way to the stream: those of one write are one entry."""
         self._pending: deque[End] = deque(maxlen=MOST_PENDING)
@@ -235,7 +235,7 @@ class Gate:
         """With this turn's write; the future is admit.lua's reply."""
         ask.answer = answer = self._lane.future()
         first = not self._asks
-        self._asks.setdefault(id(ask.cells), []).append(ask)
+        self._asks.setdefault(ask.cells.organisation_id, []).append(ask)
         if first:
             self._lane.gather(self._leaving, soon=True)
         return answer
@@ -251,8 +251,8 @@ class Gate:
     def _admissions(self) -> Iterator[Command]:
         waiting, self._asks = self._asks, {}
         boot = self._presence.boot
-        for of_key in waiting.values():
-            asks = [ask for ask in of_key if ask.answer is not None and not ask.answer.done()]
+        for together in waiting.values():
+            asks = [ask for ask in together if ask.answer is not None and not ask.answer.done()]
             for start in range(0, len(asks), MOST_TOGETHER):
                 some = asks[start : start + MOST_TOGETHER]
                 if boot is None:  # that life ended in this very turn
@@ -337,7 +337,7 @@ class Gate:
             self._lane.gather(self._leaving, soon=False)
 
     def _queue(self, reservation: Reservation, event: UsageEvent) -> None:
-        self._ends.setdefault(id(reservation.cells), []).append((reservation, event))
+        self._ends.setdefault(reservation.cells.organisation_id, []).append((reservation, event))
         self._unanswered += 1
 
     def _settled(self, ends: Sequence[End], reply: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.admission.cells import FIRST_CELL, Cells, Names, places
 from shared.admission.estimate import Quote
 from shared.admission.restore import LEASE_MS
 from shared.domain.usage import UsageEvent
@@ -26,7 +27,9 @@ MOST_EVENTS = 100
 XADD = bulk(b"XADD", keys.USAGE_STREAM, b"*")
 FIELDS = (bulk(b"e"), *[bulk(b"e%d" % number) for number in range(1, MOST_EVENTS)])
 LEASE = bulk(b"%d" % LEASE_MS)
-_numbers = msgspec.msgpack.Encoder().encode
+ACTUAL = bulk(b"", b"actual")
+"""settle.lua's `now` and mode."""
+_packed = msgspec.msgpack.Encoder().encode
 
 
 def script(name: str) -> str:
@@ -39,7 +42,7 @@ def head(script: Script) -> bytes:
 
 
 def numbers_of(quote: Quote) -> tuple[int, ...]:
-    """admit.lua's seven numbers of a call."""
+    """admit.lua's numbers of a call, but for its group."""
     bound = quote.bound
     cap = -1 if bound.output_cap is None else bound.output_cap
     return (
@@ -48,38 +51,73 @@ def numbers_of(quote: Quote) -> tuple[int, ...]:
     )  # fmt: skip
 
 
+class Groups:
+    """The cells of a run's calls: those of one key are a group. Groups share cells, and a cell is named once."""
+
+    __slots__ = ("_numbers", "cells")
+
+    def __init__(self) -> None:
+        self.cells: list[Cells] = []
+        self._numbers: dict[int, int] = {}
+
+    def of(self, cells: Cells) -> int:
+        """The number of the group that has these cells, from 1."""
+        number = self._numbers.get(id(cells))
+        if number is None:
+            self.cells.append(cells)
+            number = self._numbers[id(cells)] = len(self.cells)
+        return number
+
+    def named(self, names: Sequence[Names]) -> tuple[int, bytes, bytes]:
+        """How many keys, the keys, and where each group's stand among them, both in RESP."""
+        first = names[0]
+        if len(names) == 1:
+            return len(first.keys), first.packed, first.packed_places
+        every = dict(zip(first.keys, range(1, len(first.keys) + 1), strict=True))
+        found = [[every.setdefault(key, len(every) + 1) for key in one.keys[FIRST_CELL - 1 :]] for one in names]
+        return len(every), bulk(*every), bulk(places(found))
+
+
 def admission(head: bytes, asks: Sequence[Ask], boot: str) -> bytes:
-    """admit.lua for calls that have the same cells."""
-    cells, numbers, parts = asks[0].cells, list[int](), list[bytes]()
+    """admit.lua for calls of one organisation."""
+    groups, numbers, parts = Groups(), list[int](), list[bytes]()
     for ask in asks:
+        numbers.append(groups.of(ask.cells))
         numbers += numbers_of(ask.quote)
         event = ask.encoded_event
         parts.append(b"$36\r\n%b\r\n$%d\r\n%b\r\n" % (ask.event_id.encode(), len(event), event))
-    packed = _numbers(numbers)
-    return b"*%d\r\n%b%b$%d\r\n%b\r\n%b%b$%d\r\n%b\r\n%b" % (
-        3 + len(cells.admit_keys) + 6 + 2 * len(asks), head, cells.packed_admit_keys,
-        len(boot), boot.encode(), LEASE, cells.packed_admit_args, len(packed), packed, b"".join(parts),
+    count, names, at = groups.named([cells.admit_names for cells in groups.cells])
+    packed = _packed(numbers)
+    return b"*%d\r\n%b%b%b$0\r\n\r\n$%d\r\n%b\r\n%b%b$%d\r\n%b\r\n%b%b" % (
+        3 + count + 5 + 2 * len(groups.cells) + 2 * len(asks), head, bulk(b"%d" % count), names,
+        len(boot), boot.encode(), LEASE, at, len(packed), packed,
+        b"".join([cells.packed_admit_args for cells in groups.cells]), b"".join(parts),
     )  # fmt: skip
 
 
 def settlement(head: bytes, ends: Sequence[tuple[Reservation, UsageEvent]]) -> bytes:
-    """settle.lua, mode `actual`, for calls that have the same cells."""
-    cells, names, parts = ends[0][0].cells, list[bytes](), list[bytes]()
-    estimate, done = cells.estimate_prefix, cells.done_prefix
+    """settle.lua, mode `actual`, for calls of one organisation."""
+    groups, numbers, markers, parts = Groups(), list[int](), list[bytes](), list[bytes]()
     for reservation, event in ends:
+        cells = reservation.cells
+        numbers.append(groups.of(cells))
         event_id, boot = event.event_id.encode(), reservation.boot.encode()
-        cost, tokens = b"%d" % event.cost_nano_usd, b"%d" % (event.input_tokens + event.output_tokens)
-        names.append(
+        estimate, done = cells.estimate_prefix, cells.done_prefix
+        markers.append(
             b"$%d\r\n%b%b\r\n$%d\r\n%b%b\r\n" % (len(estimate) + 36, estimate, event_id, len(done) + 36, done, event_id)
         )
+        cost, tokens = b"%d" % event.cost_nano_usd, b"%d" % (event.input_tokens + event.output_tokens)
         parts.append(
             b"$36\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
             % (event_id, len(boot), boot, len(cost), cost, len(tokens), tokens)
         )
-    named = 2 + len(cells.settle_keys) + 2 * len(ends)
-    return b"*%d\r\n%b%b%b%b%b%b" % (
-        3 + named + 3 + 4 * len(ends), head, bulk(b"%d" % named), cells.packed_settle_keys, b"".join(names),
-        cells.packed_settle_args, b"".join(parts),
+    count, names, at = groups.named([cells.settle_names for cells in groups.cells])
+    count += 2 * len(ends)
+    packed = _packed(numbers)
+    return b"*%d\r\n%b%b%b%b%b%b$%d\r\n%b\r\n%b%b" % (
+        3 + count + 4 + len(groups.cells) + 4 * len(ends), head, bulk(b"%d" % count), names, b"".join(markers),
+        ACTUAL, at, len(packed), packed,
+        b"".join([cells.packed_settle_args for cells in groups.cells]), b"".join(parts),
     )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ from importlib.resources import files
 import msgspec
 from redis.asyncio import Redis
 
-from shared.admission.cells import settle_arguments, settle_keys
+from shared.admission.cells import FIRST_CELL, places, settle_arguments, settle_keys
 from shared.admission.restore import BudgetsOf, budget_cells
 from shared.domain.usage import EventKind, UsageEvent, decode_event, encode_event
 from shared.store import keys
 
 MOST_AT_ONCE = 1_000
+ONE_CALL = msgspec.msgpack.encode([1])
+"""Of the first group."""
 Touched = tuple[str, bytes, list[float]]
 """A cell that a settlement touches: kind, key, and a rate's µs per unit and burst."""
 
@@ -76,15 +78,17 @@ class Reaper:
         organisation_id, event_id = event.organisation_id, event.event_id
         tokens = event.input_tokens + event.output_tokens
         cells = settle_arguments([(kind, key, *rate) for kind, key, rate in touched])
+        names = settle_keys([(kind, key) for kind, key, _ in touched])
+        at = places([range(FIRST_CELL, FIRST_CELL + len(names))])
         await self._script(
             keys=[
                 keys.reservations(organisation_id),
                 keys.reservation_records(organisation_id),
-                *settle_keys([(kind, key) for kind, key, _ in touched]),
+                *names,
                 keys.estimate(organisation_id, event_id),
                 keys.done(organisation_id, event_id),
             ],
-            args=["", mode, cells, event_id, boot, event.cost_nano_usd, tokens],
+            args=["", mode, at, ONE_CALL, cells, event_id, boot, event.cost_nano_usd, tokens],
         )
 
 

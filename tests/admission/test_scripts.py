@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, cast
 
+import hiredis
 import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,10 +16,10 @@ from redis import Redis
 
 from shared.admission import packing
 from shared.admission.budget import Bound
-from shared.admission.cells import Cells, compile_cells
+from shared.admission.cells import Cells, Names, compile_cells
 from shared.admission.estimate import Quote
 from shared.admission.model import BudgetState, No, State, Unseeded, Yes
-from shared.admission.packing import script
+from shared.admission.packing import Groups, script
 from shared.admission.window import EPOCH_S
 from shared.domain.limits import Budget, Limit, Mode, Period, Scope
 from shared.store import keys
@@ -29,14 +30,16 @@ NOW_S = EPOCH_S + 20_000_000.0
 LEASE_MS = 30_000
 
 
-def cells_of(limit: int, burst: int | None, tokens: int, concurrent: int, nano: int, mode: Mode, *, hard: bool) -> Cells:
+def cells_of(
+    limit: int, burst: int | None, tokens: int, concurrent: int, nano: int, mode: Mode, *, hard: bool, key: str = "k"
+) -> Cells:
     return compile_cells(
         ORGANISATION,
         [
             Limit(scope=Scope.ORGANISATION, scope_id="o", requests_per_minute=limit, tokens_per_minute=tokens),
             Limit(
                 scope=Scope.KEY,
-                scope_id="k",
+                scope_id=key,
                 requests_per_minute=limit,
                 burst_requests=burst,
                 concurrent_requests=concurrent,
@@ -45,20 +48,33 @@ def cells_of(limit: int, burst: int | None, tokens: int, concurrent: int, nano: 
         ],
         [
             Budget(budget_id="bo", scope=Scope.ORGANISATION, scope_id="o", limit_nano_usd=nano * 2, period=Period.MONTH),
-            Budget(budget_id="bk", scope=Scope.KEY, scope_id="k", limit_nano_usd=nano, period=Period.DAY, hard=hard),
+            Budget(budget_id=f"b{key}", scope=Scope.KEY, scope_id=key, limit_nano_usd=nano, period=Period.DAY, hard=hard),
         ],
         NOW_S,
     )
 
 
-Wanted = tuple[int, int, int | None, int, int]
+Wanted = tuple[int, int, int, int | None, int, int]
 CALLS = st.tuples(
-    st.integers(0, 100_000), st.integers(0, 5_000_000_000), st.none() | st.integers(0, 4_000), st.integers(1, 3),
-    st.integers(0, 600),
+    st.integers(0, 2), st.integers(0, 100_000), st.integers(0, 5_000_000_000), st.none() | st.integers(0, 4_000),
+    st.integers(1, 3), st.integers(0, 600),
 )  # fmt: skip
-"""Fixed cost, price, output cap, choices, tokens."""
-ENDS = st.tuples(st.integers(0, 30), st.integers(0, 3_000_000), st.integers(0, 2_000))
-"""Which call, cost, tokens."""
+"""Whose, fixed cost, price, output cap, choices, tokens."""
+ENDS = st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 3_000_000), st.integers(0, 2_000))
+"""Whose, which call, cost, tokens."""
+
+
+def union(names: list[Names]) -> tuple[list[bytes], bytes]:
+    """The keys, each once, and where each group's stand among them."""
+    count, packed, at = Groups().named(names)
+    found = hiredis_parts(b"*%d\r\n%b%b" % (count + 1, packed, at))
+    return found[:-1], found[-1]
+
+
+def hiredis_parts(command: bytes) -> list[bytes]:
+    reader = hiredis.Reader()
+    reader.feed(command)
+    return cast(list[bytes], reader.gets())
 
 
 def as_the_script_says(said: Yes | No | Unseeded) -> list[int]:
@@ -98,7 +114,11 @@ class SideBySide(RuleBasedStateMachine):
     )
     def configure(self, limit: int, burst: int | None, tokens: int, concurrent: int, nano: int, mode: Mode, hard: bool) -> None:
         self.cells = cells_of(limit, burst, tokens, concurrent, nano, mode, hard=hard)
-        self.budget_keys = [cell.key for cell in self.cells.cells if cell.budget is not None]
+        other = cells_of(limit, burst, tokens, concurrent, nano, mode, hard=hard, key="k2")
+        changed = cells_of(2 * limit, None, tokens + 7, concurrent + 1, nano + 50_000, Mode.SHADOW, hard=True)
+        self.groups = [self.cells, other, changed]
+        """Two keys that share an organisation, and the first one's limits as they are after a change."""
+        self.budget_keys = list({cell.key: None for cells in self.groups for cell in cells.cells if cell.budget is not None})
         for key in self.budget_keys:
             self.seed(key)
 
@@ -113,48 +133,55 @@ class SideBySide(RuleBasedStateMachine):
     @rule(calls=st.lists(CALLS, min_size=1, max_size=5))
     def admit(self, calls: list[Wanted]) -> None:
         """In one run of the script; in the model one after another."""
-        said, numbers, named = [], list[int](), list[str | bytes]()
-        for fixed, price, cap, choices, tokens in calls:
+        said, numbers, named, groups = [], list[int](), list[str | bytes](), Groups()
+        for whose, fixed, price, cap, choices, tokens in calls:
+            cells = self.groups[whose]
             full = 0 if cap is None else fixed + -(-cap * choices * price // 1_000_000)
             bound = Bound(0 if cap is None else fixed, full, price, cap, choices)
             event_id = f"01910000-0000-7000-8000-{len(self.ids):012d}"
             self.ids.append(event_id)
-            numbers += packing.numbers_of(Quote(bound, 0, tokens, priced=True))
+            numbers += groups.of(cells), *packing.numbers_of(Quote(bound, 0, tokens, priced=True))
             named += event_id, b"event"
-            said.append(self.model.admit(event_id, self.boot, self.cells.cells, bound, tokens, LEASE_MS, self.now_us))
+            said.append(self.model.admit(event_id, self.boot, cells.cells, bound, tokens, LEASE_MS, self.now_us))
+        names, at = union([cells.admit_names for cells in groups.cells])
         replies: Any = self.admit_script(
-            keys=self.cells.admit_keys,
+            keys=names,
             args=[
-                repr(self.now_us), self.boot, LEASE_MS, self.cells.record, self.cells.admit_args,
-                msgspec.msgpack.encode(numbers), *named,
+                repr(self.now_us), self.boot, LEASE_MS, at, msgspec.msgpack.encode(numbers),
+                *[argument for cells in groups.cells for argument in (cells.record, cells.admit_args)], *named,
             ],
         )  # fmt: skip
         assert replies == [as_the_script_says(one) for one in said]
 
     @rule(ends=st.lists(ENDS, min_size=1, max_size=5), estimate=st.booleans())
-    def settle(self, ends: list[tuple[int, int, int]], estimate: bool) -> None:
+    def settle(self, ends: list[tuple[int, int, int, int]], estimate: bool) -> None:
         """Also twice, also of calls that were never admitted, also after an estimate; in one run of the script."""
         if not self.ids:
             return
-        said, markers, named = [], list[bytes](), list[str | int]()
-        for at, cost, tokens in ends:
-            event_id = self.ids[at % len(self.ids)]
+        said, markers, named, groups, numbers = [], list[bytes](), list[str | int](), Groups(), list[int]()
+        for whose, at, cost, tokens in ends:
+            cells, event_id = self.groups[whose], self.ids[at % len(self.ids)]
             markers += keys.estimate(ORGANISATION, event_id), keys.done(ORGANISATION, event_id)
+            numbers.append(groups.of(cells))
             named += event_id, self.boot, cost, tokens
-            said.append(self.model.settle(event_id, self.boot, self.cells.cells, cost, tokens, self.now_us, estimate=estimate))
+            said.append(self.model.settle(event_id, self.boot, cells.cells, cost, tokens, self.now_us, estimate=estimate))
+        names, places = union([cells.settle_names for cells in groups.cells])
         replies: Any = self.settle_script(
-            keys=[*self.cells.admit_keys[:2], *self.cells.settle_keys, *markers],
-            args=[repr(self.now_us), "estimate" if estimate else "actual", self.cells.settle_args, *named],
-        )
+            keys=[*names, *markers],
+            args=[
+                repr(self.now_us), "estimate" if estimate else "actual", places, msgspec.msgpack.encode(numbers),
+                *[cells.settle_args for cells in groups.cells], *named,
+            ],
+        )  # fmt: skip
         assert replies == said
 
-    @rule(which=st.integers(0, 1))
+    @rule(which=st.integers(0, 2))
     def a_budget_is_lost(self, which: int) -> None:
         key = self.budget_keys[which]
         self.redis.delete(key)
         self.model.budgets.pop(key, None)
 
-    @rule(which=st.integers(0, 1))
+    @rule(which=st.integers(0, 2))
     def a_budget_is_seeded(self, which: int) -> None:
         key = self.budget_keys[which]
         if key not in self.model.budgets or self.model.budgets[key].boot != self.boot:
@@ -175,7 +202,7 @@ class SideBySide(RuleBasedStateMachine):
             waiting = {name.decode(): int(value) for name, value in self.redis.hgetall(keys.unconfirmed(key)).items()}
             assert waiting == self.model.unconfirmed.get(key, {})
         assert {name.decode() for name in self.redis.hkeys(keys.reservation_records(ORGANISATION))} == set(self.model.records)
-        for cell in getattr(self, "cells", Cells).cells if hasattr(self, "cells") else ():
+        for cell in [cell for cells in getattr(self, "groups", ()) for cell in cells.cells]:
             if cell.kind in "cC":
                 assert {name.decode() for name in self.redis.zrange(cell.key, 0, -1)} == set(self.model.slots.get(cell.key, {}))
             if cell.rate is not None:
@@ -213,9 +240,9 @@ def test_a_late_settlement_of_an_empty_cell_counts_from_now(connected: Redis) ->
     """Whether Redis has dropped the cell yet or not: it keeps one for a second longer than it is needed."""
     machine = type("Machine", (SideBySide,), {"redis": connected})()
     machine.configure(limit=1, burst=None, tokens=10, concurrent=1, nano=0, mode=Mode.ENFORCE, hard=False)
-    machine.admit([(0, 0, None, 1, 0)])
+    machine.admit([(0, 0, 0, None, 1, 0)])
     machine.time_passes(us=999_000.0)
-    machine.settle([(0, 0, 1)], estimate=False)
+    machine.settle([(0, 0, 0, 1)], estimate=False)
     machine.both_hold_the_same()
     (cell,) = [cell for cell in machine.cells.cells if cell.kind in "tT"]
     assert float(cast(bytes, connected.get(cell.key))) == machine.now_us + cell.rate.us_per_unit

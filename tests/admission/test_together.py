@@ -1,4 +1,4 @@
-"""Calls that leave in one write: those of one key are one run of a script, and each is still its own call."""
+"""Calls that leave in one write: those of one organisation are one run of a script, and each is still its own call."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ async def test_calls_of_different_keys_do_not_mix(redis_url: str) -> None:
     async with node(redis_url) as one, node(redis_url, limits=(limits,)) as other:
         await one.presence.refresh()
         await one.seeder.seed(one.cells)
+        await one.redis.config_resetstat()
         asks = [ask for _ in range(3) for ask in (one.ask(1), other.ask(1))]  # all by one gate
         verdicts = await asyncio.gather(*(one.gate.admit(ask) for ask in asks))
         assert [type(verdict) for verdict in verdicts[::2]] == [Admitted] * 3
@@ -94,6 +95,7 @@ async def test_calls_of_different_keys_do_not_mix(redis_url: str) -> None:
         first = verdicts[1]
         assert isinstance(first, Admitted)
         assert first.reservation.standing["requests"].limit == 1
+        assert await runs(one.redis) == 1
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])
