@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -19,7 +18,7 @@ from shared.domain.refusal import Reason, Refusal
 from shared.settings import Settings, SettingsError
 from shared.store.secrets import SecretError
 from shared.telemetry import log as logs
-from shared.telemetry.start import cannot_start, told, wants_json
+from shared.telemetry.start import cannot_start, spare_collector, told, wants_json
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +36,7 @@ async def run(settings: Settings, *, as_json: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with started(settings) as node:
-        # Calls make little garbage in cycles; looking for it every 700 objects is a twentieth of the CPU.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
+        spare_collector()
         listener = Listener(dispatcher(node), header_timeout_s=settings.header_timeout_s, plain_calls=plain_calls(node))
         server = await loop.create_server(listener, settings.host, settings.port, backlog=BACKLOG)
         log.info("listening on %s port %d", settings.host, settings.port)

@@ -42,13 +42,12 @@ async def serve(
 
     `model`, `stream` and `provider` are those of the URL, where it has them.
     """
-    target, headers = target_of(request), request.headers
-    openrouter = target.startswith(OPENROUTER)
+    headers, openrouter = request.headers, at_openrouter(request)
     sink = HttpSink(request, streams, wire_format, ping=PING if openrouter and wire_format is CHAT else None)
     arrival = Arrival(
         operation=operation,
         wire_format=wire_format,
-        credential=credential_of(headers.get("authorization"), headers, query_key(request) if "?" in target else None),
+        credential=credential_of(headers.get("authorization"), headers, query_key(request)),
         content_type=headers.get("content-type"),
         traceparent=headers.get("traceparent"),
         read_body=lambda: read_body(request, gateway.settings),

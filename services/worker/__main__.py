@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -37,7 +36,7 @@ from shared.store import keys, postgres, queue
 from shared.store.redis import client
 from shared.store.secrets import SecretError, Vault
 from shared.telemetry import log as logs
-from shared.telemetry.start import cannot_start, told, wants_json
+from shared.telemetry.start import cannot_start, spare_collector, told, wants_json
 from shared.upstream.credentials import Credentials
 from shared.upstream.proxies import Proxies
 from shared.upstream.session import Session
@@ -74,10 +73,7 @@ async def run(settings: Settings, *, as_json: bool = False) -> None:
     recurring = asyncio.ensure_future(supervise(settings, context))
     measuring = asyncio.ensure_future(measure(settings, redis, consumer))
     stopped = asyncio.ensure_future(stopping.wait())
-    # Events are no cycles, and a batch has thousands of them: no need to look through all that lives for each few hundred.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    spare_collector()
     told(as_json, worker=name)
     try:
         await asyncio.wait([stopped, consuming, recurring], return_when=asyncio.FIRST_COMPLETED)

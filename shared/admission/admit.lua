@@ -42,7 +42,7 @@ local holds = {}
 local tats = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) -- false for the other kinds
 local rates, slots, budgets = {}, {}, {} -- the places of each kind that somebody was admitted to
 local leases, reserved_of, purged = {}, {}, {}
-local admitted, records, all_leases, news = 0, {}, {}, {}
+local records, all_leases, news = {}, {}, {}
 
 local function seeded(i)
   local gone = holds[i]
@@ -142,7 +142,6 @@ local function admit(n)
   all_leases[#all_leases + 1], all_leases[#all_leases + 2] = until_ms, id
   records[#records + 1] = id
   records[#records + 1] = format('%s\n%.0f\n%.0f\n', boot, reserved, tokens) .. group[3] .. ARGV[place + 1]
-  admitted = admitted + 1
   return {
     1, reserved, cap, soft_unseeded,
     near_r, max(0, floor(left_r + 0.000001)), ceil((new_r - now_us) / 1000),
@@ -152,7 +151,7 @@ end
 
 local replies = {}
 for n = 1, #numbers / 8 do replies[n] = admit(n) end
-if admitted == 0 then return replies end
+if #records == 0 then return replies end
 for k = 1, #rates do -- Redis writes a number so that it reads the same again
   local i = rates[k]
   redis.call('SET', KEYS[i], holds[i], 'PX', max(0, ceil((holds[i] - now_us) / 1000)) + 1000)

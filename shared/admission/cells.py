@@ -63,9 +63,7 @@ class Cells(msgspec.Struct, frozen=True):
     organisation_id: str
     cells: tuple[Cell, ...]
     expires_s: float
-    admit_keys: tuple[bytes, ...]
     admit_args: bytes
-    settle_keys: tuple[bytes, ...]
     settle_args: bytes
     packed_admit_args: bytes
     """RESP: the record's cells and the cells."""
@@ -107,7 +105,6 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         organisation_id=organisation_id,
         cells=tuple(cells),
         expires_s=min((end.timestamp() for end in ends if end is not None), default=FOREVER_S),
-        admit_keys=admit_keys,
         admit_args=admit_args,
         packed_admit_args=bulk(record, admit_args),
         packed_settle_args=bulk(settle_args),
@@ -115,7 +112,6 @@ def compile_cells(organisation_id: str, limits: Sequence[Limit], budgets: Sequen
         settle_names=Names.of((*admit_keys[:2], *touched)),
         estimate_prefix=keys.estimate(organisation_id, ""),
         done_prefix=keys.done(organisation_id, ""),
-        settle_keys=touched,
         settle_args=settle_args,
         rated=tuple(("requests" if cell.kind in "rR" else "tokens", cell.limit) for cell in cells if cell.rate is not None),
         record=record,

@@ -93,7 +93,6 @@ class Gate:
         self._restore = lane.register(script("restore.lua"))
         self._admit_head = packing.head(self._admit)
         self._settle_head = packing.head(self._settle)
-        self._leaving = self._commands
         self._live: dict[str, Reservation] = {}
         self._asks: dict[str, list[Ask]] = {}
         self._ends: dict[str, list[End]] = {}
@@ -237,7 +236,7 @@ class Gate:
         first = not self._asks
         self._asks.setdefault(ask.cells.organisation_id, []).append(ask)
         if first:
-            self._lane.gather(self._leaving, soon=True)
+            self._lane.gather(self._commands, soon=True)
         return answer
 
     def _commands(self) -> list[Command]:
@@ -320,8 +319,7 @@ class Gate:
         reservation.boot = ask.boot
         if reserved != reservation.event.cost_nano_usd:
             reservation.clamp(reserved, cap)
-        if ask.cells.rated:
-            reservation.standing = _standing(ask.cells, reply)
+        reservation.standing = _standing(ask.cells, reply)
         self._live[ask.event_id] = reservation
         if self._presence.boot is not None and self._presence.boot != ask.boot:  # `enter` came too early for it
             self._forget(put_back(self._lane, self._restore, reservation, self._presence.boot))
@@ -334,7 +332,7 @@ class Gate:
         first = not self._ends
         self._queue(reservation, event)
         if first:
-            self._lane.gather(self._leaving, soon=False)
+            self._lane.gather(self._commands, soon=False)
 
     def _queue(self, reservation: Reservation, event: UsageEvent) -> None:
         self._ends.setdefault(reservation.cells.organisation_id, []).append((reservation, event))

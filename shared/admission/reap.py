@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 
 import msgspec
 from redis.asyncio import Redis
 
 from shared.admission.cells import FIRST_CELL, places, settle_arguments, settle_keys
+from shared.admission.packing import script
 from shared.admission.restore import BudgetsOf, budget_cells
 from shared.domain.usage import EventKind, UsageEvent, decode_event, encode_event
 from shared.store import keys
@@ -27,7 +27,7 @@ class Reaper:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._script = redis.register_script(files("shared.admission").joinpath("settle.lua").read_text())
+        self._script = redis.register_script(script("settle.lua"))
 
     async def expired(self, organisation_id: str) -> int:
         """Reap every reservation of an organisation whose lease is over; how many there were."""

@@ -53,7 +53,7 @@ def put_back(lane: Lane, script: Script, reservation: Reservation, boot: str) ->
     numbers = [b"%d" % number for number in (LEASE_MS, reservation.reserved_nano_usd, reservation.rate_tokens)]
     return lane.run(
         script,
-        [*cells.admit_keys[:2], *concurrent, *budgets],
+        [*cells.admit_names.keys[:2], *concurrent, *budgets],
         [
             reservation.event.event_id.encode(), boot.encode(), *numbers, cells.record, reservation.encoded_event,
             b"%d" % len(concurrent),

@@ -12,13 +12,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from importlib.resources import files
 from typing import Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.admission.cells import Cell, Cells
+from shared.admission.packing import script
 from shared.admission.presence import PATIENCE_S, SHOWN_S, Presence
 from shared.domain.limits import Budget, Period, period_end
 from shared.store import keys
@@ -44,7 +44,7 @@ class Seeder:
         self._redis = redis
         self._presence = presence
         self._ledger = ledger
-        self._script = redis.register_script(files("shared.admission").joinpath("seed.lua").read_text())
+        self._script = redis.register_script(script("seed.lua"))
         self._running: dict[bytes, asyncio.Task[bool]] = {}
 
     async def seed(self, cells: Cells) -> bool:

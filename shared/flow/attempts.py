@@ -78,17 +78,22 @@ async def once(x: Exchange) -> None:
     """The attempt that has begun. Raises Refused."""
     response: UpstreamResponse | None = None
     try:
-        if door.guarded(x):
-            await door.be_let_in(x)
-        door.enter(x)
-        if x.call.media.by_reference:
-            await attempt.have_media(x)
-        response = await attempt.send(x, attempt.leaving(x))
+        response = await asked(x)
         await (relay.relay_stream(x, response) if x.call.stream else relay.relay_whole(x, response))
     finally:
         if response is not None:
             response.close()
         door.go(x)
+
+
+async def asked(x: Exchange) -> UpstreamResponse:
+    """Through the deployment's door, and to its 2xx answer. Raises Refused."""
+    if door.guarded(x):
+        await door.be_let_in(x)
+    door.enter(x)
+    if x.call.media.by_reference:
+        await attempt.have_media(x)
+    return await attempt.send(x, attempt.leaving(x))
 
 
 async def goes_on(x: Exchange, refused: Refused) -> bool:

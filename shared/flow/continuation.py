@@ -14,7 +14,7 @@ from shared.domain.failure import FailureClass
 from shared.domain.money import MTOK
 from shared.domain.refusal import Refused
 from shared.domain.usage import Outcome, Usage
-from shared.flow import attempt, attempts, door, paid, relay, settle, stored
+from shared.flow import attempts, door, paid, relay, settle, stored
 from shared.routing.plan import CURABLE
 from shared.wire import codec
 from shared.wire.seam import Begun, SeamTap, SeamTranslation
@@ -78,14 +78,9 @@ async def goes_on(x: Exchange, tap: SeamTap, opening: relay.Opening, refused: Re
 
 async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: Usage) -> Refused | None:
     """One more attempt, from where the stream stands. A Refused: it did not begin."""
-    asked = x.attempts
+    begun = x.attempts
     try:
-        if door.guarded(x):
-            await door.be_let_in(x)
-        door.enter(x)
-        if x.call.media.by_reference:
-            await attempt.have_media(x)
-        response = await attempt.send(x, attempt.leaving(x))
+        response = await attempts.asked(x)
     except Refused as refused:
         tap.charge(charged)
         return refused
@@ -96,7 +91,7 @@ async def leg(x: Exchange, tap: SeamTap, opening: relay.Opening, charged: Usage)
         await relay.follow(x, response, tap, opening)
     finally:
         response.close()
-    if x.outcome is Outcome.OK and x.attempts == asked:
+    if x.outcome is Outcome.OK and x.attempts == begun:
         x.gateway.metrics.continuations.labels("ended_well").inc()
     return None
 

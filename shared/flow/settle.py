@@ -84,7 +84,7 @@ def event_of(
         model=deployment.name,
         unpriced=price is None,
         price_version="" if price is None else price.version,
-        attempts=attempts_of(x) if x.tried else x.attempts or 1,
+        attempts=attempts_of(x),
         outcome=x.outcome,
         source=source,
         input_tokens=usage.input_tokens,
@@ -101,6 +101,8 @@ def event_of(
 
 def attempts_of(x: Exchange) -> int:
     """How many were asked."""
+    if not x.tried:
+        return x.attempts or 1
     return max(1, x.attempts - sum(each.result in record.NOT_ASKED for each in x.tried))
 
 

@@ -44,17 +44,14 @@ class Pool:
             channel = await self._acquire(request, fresh=False)
         head = self._begin(channel, request)
         try:
-            reply = await head
-        except WentStale:
-            channel = await self._acquire(request, fresh=True)
-            head = self._begin(channel, request)
             try:
                 reply = await head
-            except asyncio.CancelledError:
-                channel.give_up(head)
-                raise
+            except WentStale:
+                channel = await self._acquire(request, fresh=True)
+                head = self._begin(channel, request)
+                reply = await head
         except asyncio.CancelledError:
-            channel.give_up(head)
+            channel.give_up(head)  # nothing to do for one that has ended
             raise
         return decoded(reply) if "content-encoding" in reply.headers else reply
 

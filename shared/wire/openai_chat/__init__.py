@@ -15,10 +15,10 @@ from shared.wire.openai_chat.facts import (
     check_call,
     encode_refusal,
     encode_stream_error,
-    read_usage,
 )
 from shared.wire.openai_chat.reply import decode_reply, encode_reply
 from shared.wire.openai_chat.stream import StreamDecoder, StreamEncoder, decode_tagged_reply
+from shared.wire.openai_chat.usage import read_usage
 
 __all__ = [
     "DONE", "ERRORS", "NO_MEDIA", "PING", "ChatCall", "Media", "Sound", "StreamDecoder", "StreamEncoder", "check_call",

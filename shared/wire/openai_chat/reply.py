@@ -21,8 +21,8 @@ from shared.wire.canonical import (
     pack_signature,
     unpack_signature,
 )
-from shared.wire.openai_chat.facts import read_usage
 from shared.wire.openai_chat.sources import annotated, listed, located, url_citations
+from shared.wire.openai_chat.usage import read_usage
 from shared.wire.reply import MalformedReply
 
 FINISH: dict[Stop, str] = {

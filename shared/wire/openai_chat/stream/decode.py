@@ -14,10 +14,10 @@ import orjson
 from shared.wire import loose
 from shared.wire.canonical import Citation, Cited, Event, Failed, Start, Stop, Stopped, Text, Thinking, ToolCall, Used
 from shared.wire.decoder import EventDecoder
-from shared.wire.openai_chat.facts import read_usage
 from shared.wire.openai_chat.reply import failed, matched_stop, signature_in, stop_of
 from shared.wire.openai_chat.sources import annotated, listed, located
 from shared.wire.openai_chat.stream.think import ThinkTags
+from shared.wire.openai_chat.usage import read_usage
 from shared.wire.parts import Parts
 
 
